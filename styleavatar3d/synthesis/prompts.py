@@ -1,0 +1,107 @@
+"""Prompts: style, kind, attributes and view in words; a negative that names what this view hides (StyleAvatar3D, section 3.1).
+
+Everything here is pure: the same look, style and camera give the same words. The wording is data (`data/prompts.yaml`),
+the attribute values are those of `figures.looks`.
+"""
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from functools import cache
+from typing import Any, NamedTuple
+
+import yaml
+
+from styleavatar3d.assets import assets
+from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, visible_attributes
+
+_UNSAID = {"", "no", "none"}
+_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
+
+
+class Prompt(NamedTuple):
+    text: str
+    negative: str
+
+
+@cache
+def wording() -> dict[str, Any]:
+    """The parsed `data/prompts.yaml`."""
+    return yaml.safe_load((assets() / "data" / "prompts.yaml").read_text(encoding="utf-8"))
+
+
+def view_name(yaw: float) -> str:
+    """Which of the eight sectors of 45 degrees `yaw` (degrees, any turn) falls into: "front", "front left", "left" ...
+
+    Half-open: a sector holds its lower edge, so every yaw has exactly one.
+    """
+    sector = ((yaw + 22.5) % 360.0) // 45.0 * 45.0
+    return next(name for name, view in wording()["views"].items() if view["yaw"] % 360 == sector)
+
+
+def view_words(yaw: float, pitch: float) -> str:
+    """Words for a camera at `yaw`, `pitch` (true degrees), for example "back left view, from above"."""
+    words = [wording()["views"][view_name(yaw)]["words"]]
+    above, below = wording()["pitches"]["above"], wording()["pitches"]["below"]
+    if pitch >= above["at_least"]:
+        words.append(above["words"])
+    elif pitch <= below["at_most"]:
+        words.append(below["words"])
+    return ", ".join(words)
+
+
+def compose(look: Look, style: str, yaw: float, pitch: float, *, drop: Collection[str] = ()) -> Prompt:
+    """The prompt of `look` drawn in `style` and seen from `yaw`, `pitch` (degrees).
+
+    Only what a viewer could check is said (`visible_attributes`). `drop` names parts to leave out: attributes,
+    "style", "kind" or "view"; without "view" nothing is known to be hidden and the negative is empty.
+    """
+    said = {name: value for name, value in visible_attributes(look, style, yaw).items()
+            if name not in drop and value not in _UNSAID}
+    parts = [_subject(look, style, said, drop), *_attribute_phrases(said)]
+    if "view" in drop:
+        return Prompt(", ".join(parts), "")
+    parts.append(view_words(yaw, pitch))
+    return Prompt(", ".join(parts), ", ".join(wording()["views"][view_name(yaw)]["hides"]))
+
+
+def _subject(look: Look, style: str, said: dict[str, str], drop: Collection[str]) -> str:
+    kind = "" if "kind" in drop or look.kind == "human" else look.kind
+    words = {"style": style, "age": said.get("age", ""), "kind": kind, "gender": said.get("gender", wording()["person"])}
+    template = wording()["subject"]
+    if "style" in drop:
+        template = template.replace("{style} style ", "")
+    text = " ".join(template.format(**words).split())
+    return re.sub(r"\ba(?= [aeiou])", "an", text)
+
+
+def _attribute_phrases(said: dict[str, str]) -> list[str]:
+    phrases, exceptions = wording()["phrases"], wording()["exceptions"]
+    names = [name for name in phrases if name in said or (name == "hair" and "hair_color" in said)]
+    return [exceptions.get(said.get(name, "")) or _fill(phrases[name], said) for name in names]
+
+
+def _fill(template: str, said: dict[str, str]) -> str:
+    return " ".join(re.sub(r"\{(\w+)\}", lambda match: said.get(match[1], ""), template).split())
+
+
+def mirror_words(text: str) -> str:
+    """Swap the words left and right: the prompt of the mirrored picture."""
+    return re.sub(r"\b(left|right)\b", lambda match: _SIDES.get(match[0], match[0]), text, flags=re.IGNORECASE)
+
+
+@cache
+def vocabulary() -> tuple[str, ...]:
+    """Every word a prompt can contain, and the synonyms a user may type; lower case, sorted, without repetition."""
+    sentences = [wording()["subject"], wording()["person"], wording()["synonyms"], *STYLES,
+                 *wording()["phrases"].values(), *wording()["exceptions"].values(), "an",
+                 *(value for values in ATTRIBUTES.values() for value in values)]
+    for view in wording()["views"].values():
+        sentences += [view["words"], *view["hides"]]
+    sentences += [pitch["words"] for pitch in wording()["pitches"].values()]
+    return tuple(sorted(set(words("\n".join(re.sub(r"\{\w+\}", " ", sentence) for sentence in sentences)))))
+
+
+def words(text: str) -> list[str]:
+    """The lower-case words of a text, hyphenated words whole, without punctuation."""
+    return re.findall(r"[a-z0-9]+(?:[-'][a-z0-9]+)*", text.lower())
