@@ -1,0 +1,99 @@
+"""What a figure looks like, in words: the single source of every attribute the miniature world can name."""
+from __future__ import annotations
+
+import random
+from dataclasses import dataclass
+
+STYLES = ("cartoon", "clay", "marble", "cel")
+
+HUMAN_SKINS = ("pale", "tan", "brown", "dark")
+ALIEN_SKINS = ("blue", "green")
+
+ATTRIBUTES: dict[str, tuple[str, ...]] = {
+    "kind": ("human", "alien"),
+    "gender": ("man", "woman"),
+    "age": ("child", "young", "old"),
+    "skin": HUMAN_SKINS + ALIEN_SKINS,
+    "hair": ("bald", "short", "bob", "long", "afro", "mohawk", "bun"),
+    "hair_color": ("black", "brown", "blonde", "red", "white", "pink", "blue"),
+    "eyes": ("brown", "blue", "green", "yellow"),
+    "beard": ("none", "full beard", "moustache"),
+    "glasses": ("none", "round glasses", "sunglasses"),
+    "shirt_color": ("red", "blue", "green", "yellow", "white", "black", "purple"),
+    "smile": ("no", "yes"),
+}
+
+SIDE_FACE = 110.0
+"""Degrees of yaw up to which glasses and beards still show in profile."""
+FULL_FACE = 65.0
+"""Degrees of yaw up to which both eyes and the mouth can be read."""
+
+
+@dataclass(frozen=True)
+class Look:
+    """One person of the miniature world: words for what can be named, `build` and `seed` for what cannot."""
+
+    kind: str = "human"
+    gender: str = "woman"
+    age: str = "young"
+    skin: str = "tan"
+    hair: str = "short"
+    hair_color: str = "brown"
+    eyes: str = "brown"
+    beard: str = "none"
+    glasses: str = "none"
+    shirt_color: str = "blue"
+    smile: bool = False
+    build: float = 0.5
+    """0 slim .. 1 heavy."""
+    seed: int = 0
+    """Keys the shape of the face."""
+
+
+def draw_look(seed: int, index: int) -> Look:
+    """The look number `index` of the population `seed`: the same pair gives the same look, in any order."""
+    draw = random.Random(f"look/{seed}/{index}")
+    kind = draw.choices(ATTRIBUTES["kind"], (3, 1))[0]
+    gender = draw.choice(ATTRIBUTES["gender"])
+    age = draw.choices(ATTRIBUTES["age"], (1, 2, 1))[0]
+    hair_color = draw.choice(ATTRIBUTES["hair_color"])
+    bearded = gender == "man" and age != "child" and kind == "human"
+    return Look(
+        kind=kind,
+        gender=gender,
+        age=age,
+        skin=draw.choice(ALIEN_SKINS if kind == "alien" else HUMAN_SKINS),
+        hair=draw.choice(ATTRIBUTES["hair"]),
+        hair_color="white" if age == "old" and draw.random() < 0.5 else hair_color,
+        eyes="yellow" if kind == "alien" else draw.choice(ATTRIBUTES["eyes"][:3]),
+        beard=draw.choice(ATTRIBUTES["beard"]) if bearded else "none",
+        glasses=draw.choices(ATTRIBUTES["glasses"], (2, 1, 1))[0],
+        shirt_color=draw.choice(ATTRIBUTES["shirt_color"]),
+        smile=draw.random() < 0.5,
+        build=draw.random(),
+        seed=draw.getrandbits(31),
+    )
+
+
+def visible_attributes(look: Look, style: str, yaw: float) -> dict[str, str]:
+    """The attributes that a viewer can verify in this style from this yaw (degrees), as words of `ATTRIBUTES`.
+
+    Marble hides every colour; clay tints, and hides the colour of the eyes only; the back hides the face.
+    """
+    angle = abs((yaw + 180.0) % 360.0 - 180.0)
+    hidden = set()
+    if angle > FULL_FACE:
+        hidden |= {"gender", "age", "eyes", "smile"}
+    if angle > SIDE_FACE:
+        hidden |= {"beard", "glasses"}
+        if look.hair == "long":
+            hidden.add("skin")
+    if style == "marble":
+        hidden |= {"skin", "hair_color", "eyes", "shirt_color"}
+    if style == "clay" or look.glasses == "sunglasses":
+        hidden.add("eyes")
+    if look.hair == "bald" and (look.beard == "none" or "beard" in hidden):
+        hidden.add("hair_color")
+    words = {name: getattr(look, name) for name in ATTRIBUTES}
+    words["smile"] = "yes" if look.smile else "no"
+    return {name: word for name, word in words.items() if name not in hidden}
