@@ -1,8 +1,10 @@
-"""Prompts: style, kind, attributes and view in words; a negative that names what this view hides (StyleAvatar3D, section 3.1).
+"""Prompts: style, kind, attributes and view in words; a negative that names what this view hides.
 
-Everything here is pure: the same look, style and camera give the same words. The wording is data (`data/prompts.yaml`),
-the attribute values are those of `figures.looks`.
+The parts follow StyleAvatar3D (arXiv 2305.19012, data generation). Everything here is pure: the same look, style and
+camera give the same words. The wording is data (`data/prompts.yaml`), the attribute values are those of
+`figures.looks`.
 """
+
 from __future__ import annotations
 
 import re
@@ -15,7 +17,7 @@ import yaml
 from styleavatar3d.assets import assets
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, visible_attributes
 
-_UNSAID = {"", "no", "none"}
+_UNSAID = {"no", "none"}
 _SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
 
 
@@ -41,13 +43,13 @@ def view_name(yaw: float) -> str:
 
 def view_words(yaw: float, pitch: float) -> str:
     """Words for a camera at `yaw`, `pitch` (true degrees), for example "back left view, from above"."""
-    words = [wording()["views"][view_name(yaw)]["words"]]
+    parts = [wording()["views"][view_name(yaw)]["words"]]
     above, below = wording()["pitches"]["above"], wording()["pitches"]["below"]
     if pitch >= above["at_least"]:
-        words.append(above["words"])
+        parts.append(above["words"])
     elif pitch <= below["at_most"]:
-        words.append(below["words"])
-    return ", ".join(words)
+        parts.append(below["words"])
+    return ", ".join(parts)
 
 
 def compose(look: Look, style: str, yaw: float, pitch: float, *, drop: Collection[str] = ()) -> Prompt:
@@ -56,8 +58,13 @@ def compose(look: Look, style: str, yaw: float, pitch: float, *, drop: Collectio
     Only what a viewer could check is said (`visible_attributes`). `drop` names parts to leave out: attributes,
     "style", "kind" or "view"; without "view" nothing is known to be hidden and the negative is empty.
     """
-    said = {name: value for name, value in visible_attributes(look, style, yaw).items()
-            if name not in drop and value not in _UNSAID}
+    said = {
+        name: value
+        for name, value in visible_attributes(look, style, yaw).items()
+        if name not in drop and value not in _UNSAID
+    }
+    if look.hair == "bald":
+        said.pop("hair_color", None)  # it is the beard's
     parts = [_subject(look, style, said, drop), *_attribute_phrases(said)]
     if "view" in drop:
         return Prompt(", ".join(parts), "")
@@ -66,13 +73,15 @@ def compose(look: Look, style: str, yaw: float, pitch: float, *, drop: Collectio
 
 
 def _subject(look: Look, style: str, said: dict[str, str], drop: Collection[str]) -> str:
-    kind = "" if "kind" in drop or look.kind == "human" else look.kind
-    words = {"style": style, "age": said.get("age", ""), "kind": kind, "gender": said.get("gender", wording()["person"])}
+    age, person = said.get("age", ""), said.get("gender", wording()["person"])
+    if look.age == "child" and (age or "gender" in said):
+        age, person = "", wording()["children"][person]
+    kind = said.get("kind", "")
     template = wording()["subject"]
     if "style" in drop:
         template = template.replace("{style} style ", "")
-    text = " ".join(template.format(**words).split())
-    return re.sub(r"\ba(?= [aeiou])", "an", text)
+    text = template.format(style=style, age=age, kind="" if kind == "human" else kind, person=person)
+    return re.sub(r"\ba(?= [aeiou])", "an", " ".join(text.split()))
 
 
 def _attribute_phrases(said: dict[str, str]) -> list[str]:
@@ -93,12 +102,13 @@ def mirror_words(text: str) -> str:
 @cache
 def vocabulary() -> tuple[str, ...]:
     """Every word a prompt can contain, and the synonyms a user may type; lower case, sorted, without repetition."""
-    sentences = [wording()["subject"], wording()["person"], wording()["synonyms"], *STYLES,
-                 *wording()["phrases"].values(), *wording()["exceptions"].values(), "an",
-                 *(value for values in ATTRIBUTES.values() for value in values)]
-    for view in wording()["views"].values():
+    said = wording()
+    sentences = ["an", said["subject"], said["person"], *said["children"].values(), said["synonyms"], *STYLES]
+    sentences += [*said["phrases"].values(), *said["exceptions"].values()]
+    sentences += [value for values in ATTRIBUTES.values() for value in values]
+    for view in said["views"].values():
         sentences += [view["words"], *view["hides"]]
-    sentences += [pitch["words"] for pitch in wording()["pitches"].values()]
+    sentences += [pitch["words"] for pitch in said["pitches"].values()]
     return tuple(sorted(set(words("\n".join(re.sub(r"\{\w+\}", " ", sentence) for sentence in sentences)))))
 
 
