@@ -1,0 +1,28 @@
+"""Numerical kernels, each beside a plain PyTorch twin that defines what it means.
+
+Kernels are compiled at first use, never at import; see `_build` for where they are kept and how to switch them off.
+"""
+
+from styleavatar3d.ops.composite import Rendering
+from styleavatar3d.ops.render_planes import (
+    Colors,
+    Decoder,
+    Hidden,
+    render_planes,
+    render_planes_reference,
+    sample_field,
+    sample_field_reference,
+)
+from styleavatar3d.ops.sample_planes import sample_planes
+
+__all__ = [
+    "Colors",
+    "Decoder",
+    "Hidden",
+    "Rendering",
+    "render_planes",
+    "render_planes_reference",
+    "sample_field",
+    "sample_field_reference",
+    "sample_planes",
+]
