@@ -17,7 +17,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from styleavatar3d.errors import StyleAvatarError, require
+from styleavatar3d.errors import StyleAvatarError
 
 TEMPORARY = "tmp"
 
@@ -173,12 +173,14 @@ class S3Storage(Storage):
     def filesystem(self) -> Any:
         """The s3fs file system, made at first use (so that this object can be sent to another process)."""
         if self._filesystem is None:
+            import s3fs
+
             endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            self._filesystem = require("s3fs", "").S3FileSystem(
+            self._filesystem = s3fs.S3FileSystem(
                 endpoint_url=endpoint,
                 use_listings_cache=False,
                 skip_instance_cache=True,
-                config_kwargs={"connect_timeout": 20, "retries": {"max_attempts": 5}},
+                config_kwargs={"connect_timeout": 20, "retries": {"max_attempts": 1}},
             )
         return self._filesystem
 
