@@ -12,7 +12,7 @@ from collections.abc import Iterator
 import pytest
 from jaxtyping import install_import_hook
 
-install_import_hook("styleavatar3d", "tests.typecheck.check")  # shapes and types are checked under pytest only
+install_import_hook("styleavatar3d", "typecheck.check")  # shapes and types are checked under pytest only
 
 
 @pytest.fixture(scope="session")
