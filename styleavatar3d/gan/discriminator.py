@@ -1,0 +1,138 @@
+"""Residual discriminator on picture and mask, conditioned by projection (StyleGAN2; PanoHead's mask channel).
+
+With super-resolution it also sees the raw picture, up-sampled, beside the final one (EG3D's dual discrimination).
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import model_validator
+from torch import Tensor, nn
+
+from styleavatar3d.config import Strict
+from styleavatar3d.gan.backbone import LEAKY_SLOPE, Linear, fast_dtype, leaky, pixel_norm
+
+
+class DiscriminatorConfig(Strict):
+    """`widths[i]` are the channels at resolution / 2^i, down to 4; pictures may enter at `entry_resolution` or above."""
+
+    resolution: int = 64
+    entry_resolution: int = 32
+    widths: tuple[int, ...] = (32, 64, 112, 128, 128)
+    raw: bool = False
+    label_size: int = 46
+    label_width: int = 128
+    group: int = 4
+    precision: str = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.resolution != 4 * 2 ** (len(self.widths) - 1):
+            raise ValueError(f"{len(self.widths)} widths end at 4 px only from {4 * 2 ** (len(self.widths) - 1)} px")
+        return self
+
+
+class Convolution(nn.Module):
+    """Convolution at an equalised learning rate; kernels of even size halve the picture."""
+
+    def __init__(self, inputs: int, outputs: int, kernel: int, *, active: bool = True):
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(outputs, inputs, kernel, kernel))
+        self.bias = nn.Parameter(torch.zeros(outputs))
+        self.gain = (math.sqrt(2) if active else 1.0) / math.sqrt(inputs * kernel * kernel)
+        self.active, self.stride, self.padding = active, 2 if kernel % 2 == 0 else 1, (kernel - 1) // 2
+
+    def forward(self, x: Tensor) -> Tensor:
+        weight, bias = (self.weight * self.gain).to(x.dtype), self.bias.to(x.dtype)
+        y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
+        return F.leaky_relu(y, LEAKY_SLOPE) if self.active else y
+
+
+class ResidualBlock(nn.Module):
+    """Halve the picture: two convolutions beside a pooled 1x1 convolution."""
+
+    def __init__(self, inputs: int, outputs: int):
+        super().__init__()
+        self.look = Convolution(inputs, inputs, 3)
+        self.halve = Convolution(inputs, outputs, 4)
+        self.skip = Convolution(inputs, outputs, 1, active=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return (self.halve(self.look(x)) + self.skip(F.avg_pool2d(x, 2))) * math.sqrt(0.5)
+
+
+def minibatch_deviation(
+    x: Float[Tensor, "batch channel height width"], group: int
+) -> Float[Tensor, "batch 1 height width"]:
+    """Mean standard deviation within each run of `group` neighbours; neighbours, so that ranks do not change it."""
+    batch, _, height, width = x.shape
+    size = group if batch % group == 0 else batch
+    deviation = (x.reshape(batch // size, size, -1).var(1, unbiased=False) + 1e-8).sqrt().mean(1)
+    return deviation.repeat_interleave(size)[:, None, None, None].expand(-1, 1, height, width)
+
+
+class Discriminator(nn.Module):
+    """How real a picture with its mask looks as a view with this label: one logit an image."""
+
+    def __init__(self, config: DiscriminatorConfig):
+        super().__init__()
+        self.config = config
+        sizes = [config.resolution // 2**i for i in range(len(config.widths))]
+        channels = 7 if config.raw else 4
+        self.entries = nn.ModuleDict(
+            {
+                str(size): Convolution(channels, width, 1)
+                for size, width in zip(sizes, config.widths, strict=True)
+                if size >= config.entry_resolution
+            }
+        )
+        pairs = zip(sizes[:-1], config.widths[:-1], config.widths[1:], strict=True)
+        self.blocks = nn.ModuleDict({str(size): ResidualBlock(i, o) for size, i, o in pairs})
+        last, width = config.widths[-1], config.label_width
+        self.last = Convolution(last + 1, last, 3)
+        self.flat = Linear(last * 16, last)
+        self.verdict = Linear(last, width)
+        self.label = nn.ModuleList([Linear(config.label_size, width), Linear(width, width)])
+
+    def forward(
+        self,
+        pictures: Float[Tensor, "batch channel height width"],
+        labels: Float[Tensor, "batch code"],
+        *,
+        fade: float = 1.0,
+        precise: bool = False,
+    ) -> Float[Tensor, "batch"]:
+        """Logits of `pictures` (see `pictures_for`).
+
+        Smaller pictures enter lower in the tower; the newest entry's share is multiplied by `fade`, and the entry below
+        it stays open. `precise` computes in the parameters' own format (second derivatives).
+        """
+        kind = "parameter" if precise else self.config.precision
+        dtype = fast_dtype(kind, pictures.device, self.last.weight.dtype)
+        pictures = pictures.to(dtype).contiguous(memory_format=torch.channels_last)
+        size = pictures.shape[-1]
+        x = self.entries[str(size)](pictures)
+        while size > 4:
+            x, size = self.blocks[str(size)](x), size // 2
+            if str(size) in self.entries:
+                pictures = F.avg_pool2d(pictures, 2)
+                x, fade = x * fade + self.entries[str(size)](pictures), 1.0
+        x = x.to(self.last.weight.dtype)
+        x = self.last(torch.cat([x, minibatch_deviation(x, self.config.group)], 1))
+        x = self.verdict(leaky(self.flat(x.flatten(1))))
+        code = pixel_norm(self.label[1](leaky(self.label[0](labels.to(x.dtype)))))
+        return (x * code).sum(1) / math.sqrt(x.shape[1])
+
+
+def pictures_for(
+    image: Float[Tensor, "batch 3 height width"],
+    mask: Float[Tensor, "batch 1 rows columns"],
+    raw: Float[Tensor, "batch 3 rows columns"] | None = None,
+) -> Float[Tensor, "batch channel height width"]:
+    """What the discriminator looks at: image, mask scaled to [-1, 1] and, if given, the raw picture, all at image size."""
+    parts = [image, mask * 2 - 1] + ([raw] if raw is not None else [])
+    size = image.shape[-1]
+    fitted = [p if p.shape[-1] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]
+    return torch.cat(fitted, 1)

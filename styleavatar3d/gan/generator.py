@@ -1,0 +1,230 @@
+"""The 3D-aware generator: latent -> codes -> planes -> views (EG3D section 4)."""
+
+import json
+from typing import Literal, NamedTuple
+
+import torch
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from styleavatar3d.config import Strict, validate
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.backbone import Mapping, Synthesis, fast_dtype
+from styleavatar3d.gan.planes import plane_slices, to_planes
+from styleavatar3d.gan.renderer import Renderer
+from styleavatar3d.gan.superresolution import SuperResolution
+from styleavatar3d.runtime.random import normal
+from styleavatar3d.runtime.storage import Storage
+
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+
+
+class GeneratorConfig(Strict):
+    """Sizes of a generator; stored as config.json beside its weights.
+
+    `resolution` is that of the rendered picture, before super-resolution; the planes have `4 * 2^(len(widths) - 1)`
+    texels a side. `box` and `density_gain` are in world units.
+    """
+
+    z_dim: int = 128
+    w_dim: int = 128
+    mapping_layers: int = 2
+    widths: tuple[int, ...] = (128, 128, 128, 96, 48)
+    resolution: int = 64
+    plane_channels: int = 16
+    depths: tuple[int, int, int] = (3, 1, 1)
+    decoder_width: int = 32
+    features: int = Field(3, ge=3)
+    box: float = Field(0.8, gt=0)
+    density_gain: float = Field(25.0, gt=0)
+    samples: tuple[int, int] = (24, 24)
+    super_resolution_width: int = 0
+    precision: Literal["auto", "parameter", "bfloat16"] = "auto"
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.super_resolution_width and self.features == 3:
+            raise ValueError("super-resolution needs more than the 3 features that are the raw picture")
+        return self
+
+    @property
+    def slots(self) -> int:
+        return 2 * len(self.widths)
+
+    @property
+    def plane_resolution(self) -> int:
+        return 4 * 2 ** (len(self.widths) - 1)
+
+    @property
+    def image_resolution(self) -> int:
+        return self.resolution * (2 if self.super_resolution_width else 1)
+
+
+class Rendering(NamedTuple):
+    """One view of each sample. Pictures in [-1, 1] on mid grey (0), mask in [0, 1], depth along the ray in world units."""
+
+    image: Float[Tensor, "batch 3 height width"]
+    raw: Float[Tensor, "batch 3 rows columns"]
+    mask: Float[Tensor, "batch 1 rows columns"]
+    depth: Float[Tensor, "batch 1 rows columns"]
+
+
+class Jitter(NamedTuple):
+    """Where along its ray each sample lies within its stratum, in [0, 1): one row an image, shared by its rays.
+
+    Jitter of its own for every ray would be learned by the generator as a texture.
+    """
+
+    coarse: Float[Tensor, "batch 1 coarse"]
+    fine: Float[Tensor, "batch 1 fine"]
+
+    @classmethod
+    def middle(cls, samples: tuple[int, int], like: Tensor) -> "Jitter":
+        """The middle of every stratum: what inference uses."""
+        return cls(*(like.new_full((1, 1, count), 0.5).expand(len(like), 1, count) for count in samples))
+
+
+class Generator(nn.Module):
+    """Mapping, synthesis of planes, renderer and optional super-resolution; not conditioned on the camera."""
+
+    w_mean: Tensor
+
+    def __init__(self, config: GeneratorConfig):
+        super().__init__()
+        self.config = config
+        channels = plane_slices(config.depths) * config.plane_channels
+        self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
+        self.synthesis = Synthesis(config.widths, channels, config.w_dim)
+        self.renderer = Renderer(
+            channels=config.plane_channels,
+            hidden=config.decoder_width,
+            features=config.features,
+            box=config.box,
+            depths=config.depths,
+            density_gain=config.density_gain,
+        )
+        width = config.super_resolution_width
+        self.super_resolution = SuperResolution(config.features, width, config.w_dim) if width else None
+        self.register_buffer("w_mean", torch.zeros(config.w_dim))
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """The number format of convolutions on this device."""
+        return fast_dtype(self.config.precision, self.w_mean.device, self.w_mean.dtype)
+
+    def mapping(self, z: Float[Tensor, "batch z"], truncation: float = 1.0) -> Float[Tensor, "batch slots w"]:
+        """Codes with equal slots; `truncation` < 1 draws them towards the mean code."""
+        w = self.map(z)
+        w = w if truncation == 1 else self.w_mean.lerp(w, truncation)
+        return w[:, None].expand(-1, self.config.slots, -1)
+
+    def planes(
+        self, codes: Float[Tensor, "batch slots w"], *, resolution: int | None = None, fade: float = 1.0
+    ) -> Float[Tensor, "batch height width slices channel"]:
+        """Feature planes; a smaller `resolution` leaves out the finest blocks, `fade` < 1 dims the finest one used."""
+        blocks = len(self.config.widths) if resolution is None else (resolution // 4).bit_length()
+        return to_planes(self.synthesis(codes, blocks=blocks, fade=fade, dtype=self.dtype), self.config.depths)
+
+    def render(
+        self,
+        planes: Float[Tensor, "batch height width slices channel"],
+        labels: Float[Tensor, "batch 25"],
+        resolution: int | None = None,
+        samples: tuple[int, int] | None = None,
+        *,
+        jitter: Jitter | None = None,
+        codes: Float[Tensor, "batch slots w"] | None = None,
+    ) -> Rendering:
+        """Views of `resolution`^2 rays. `codes` are needed where there is super-resolution, which doubles the image."""
+        size = resolution or self.config.resolution
+        labels = labels.to(planes)
+        coarse, fine = jitter or Jitter.middle(samples or self.config.samples, planes)
+        features, mask, depth = self.renderer(planes, labels, size, coarse, fine)
+        features = (features * 2 - mask[..., None]).mT.unflatten(2, (size, size))
+        mask, depth = mask.view(-1, 1, size, size), depth.view(-1, 1, size, size)
+        image = raw = features[:, :3]
+        if self.super_resolution is not None:
+            if codes is None:
+                raise StyleAvatarError(
+                    "this generator has super-resolution, which needs the codes", remedy="render(..., codes=codes)"
+                )
+            image = self.super_resolution(features, codes[:, -1], self.dtype)
+        return Rendering(image, raw, mask, depth)
+
+    def field(
+        self, planes: Float[Tensor, "batch height width slices channel"], points: Float[Tensor, "batch point 3"]
+    ) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
+        """Colour in [0, 1] and density per world unit at points of the world."""
+        colors, density = self.renderer.field(planes, points)
+        return colors[..., :3], density
+
+    def forward(self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch 25"]) -> Rendering:
+        codes = self.mapping(z)
+        return self.render(self.planes(codes), labels, codes=codes)
+
+    @torch.no_grad()
+    def measure_mean_code(self, count: int = 4096) -> None:
+        """Set `w_mean` to the mean over `count` fixed latents."""
+        z = normal(0, "mean code", 0, (count, self.config.z_dim)).to(self.w_mean)
+        self.w_mean.copy_(self.map(z).mean(0))
+
+    # --- files ---
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write half-precision safetensors and config.json to a folder or s3:// prefix."""
+        from safetensors.torch import save
+
+        storage = Storage.open(folder)
+        weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in self.state_dict().items()}
+        storage.publish(WEIGHTS_FILE, save(weights))
+        storage.publish(CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2).encode())
+
+    @classmethod
+    def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> "Generator":
+        """Read what `save_pretrained` wrote. Raises StyleAvatarError if something is missing or does not fit."""
+        storage = Storage.open(folder)
+        config = validate(GeneratorConfig, read_json(storage, CONFIG_FILE), source=f"{folder}/{CONFIG_FILE}")
+        generator = cls(config)
+        load_weights(generator, storage, WEIGHTS_FILE)
+        return generator.to(device).eval().requires_grad_(False)
+
+
+def read_json(storage: Storage, name: str) -> dict:
+    """A JSON object from storage, or StyleAvatarError."""
+    try:
+        content = json.loads(storage.read(name))
+    except ValueError as error:
+        raise StyleAvatarError(f"{name} in {storage.url} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StyleAvatarError(f"{name} in {storage.url} is no JSON object", got=type(content).__name__)
+    return content
+
+
+def load_weights(module: nn.Module, storage: Storage, name: str) -> None:
+    """Fill every parameter and buffer from a safetensors file whose names and shapes must be the module's."""
+    from safetensors import SafetensorError
+    from safetensors.torch import load
+
+    try:
+        weights = load(storage.read(name))
+    except SafetensorError as error:
+        raise StyleAvatarError(f"{name} in {storage.url} is not a safetensors file: {error}") from None
+    check_shapes(weights, module.state_dict(), f"{storage.url}/{name}")
+    module.load_state_dict(weights)
+
+
+def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raise unless both dictionaries hold the same names and shapes."""
+    remedy = "use the config.json that belongs to these weights"
+    if found.keys() != wanted.keys():
+        difference = sorted(found.keys() ^ wanted.keys())
+        raise StyleAvatarError(f"weights in {source} are of another network", got=", ".join(difference), remedy=remedy)
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
+            raise StyleAvatarError(
+                f"{name} in {source} has the wrong shape",
+                got=tuple(found[name].shape),
+                expected=str(tuple(tensor.shape)),
+                remedy=remedy,
+            )

@@ -1,0 +1,68 @@
+"""Cameras and planes -> picture, mask and depth (EG3D section 4.2; PanoHead for the mask)."""
+
+import math
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleavatar3d.camera.rays import box_intersection, rays
+from styleavatar3d.gan.planes import Depths
+from styleavatar3d.ops.render_planes import Decoder, Rendering, render_planes, sample_field
+
+START_DENSITY = -2.0  # raw density of an untrained field: half transparent, so that every depth receives gradient
+
+
+class FieldDecoder(nn.Module):
+    """Features of a point -> raw density and colours: one hidden layer at an equalised learning rate."""
+
+    def __init__(self, channels: int, hidden: int, features: int):
+        super().__init__()
+        self.hidden_weight = nn.Parameter(torch.randn(channels, hidden))
+        self.hidden_bias = nn.Parameter(torch.zeros(hidden))
+        self.output_weight = nn.Parameter(torch.randn(hidden, 1 + features))
+        self.output_bias = nn.Parameter(torch.tensor([START_DENSITY] + [0.0] * features))
+
+    def effective(self) -> Decoder:
+        """The weights with their gains multiplied in, as the renderer takes them."""
+        hidden_gain = math.sqrt(3 / len(self.hidden_weight))  # the mean over three planes has a third of their variance
+        output_gain = 1 / math.sqrt(len(self.output_weight))
+        return Decoder(
+            self.hidden_weight * hidden_gain, self.hidden_bias, self.output_weight * output_gain, self.output_bias
+        )
+
+
+class Renderer(nn.Module):
+    """Importance-sampled volume rendering of planes inside a cube of side `box` world units."""
+
+    def __init__(self, *, channels: int, hidden: int, features: int, box: float, depths: Depths, density_gain: float):
+        super().__init__()
+        self.decoder = FieldDecoder(channels, hidden, features)
+        self.box, self.depths, self.density_gain = box, depths, density_gain
+
+    def settings(self) -> dict:
+        """How the field is read, for the operators."""
+        return {"box": self.box, "depths": self.depths, "hidden": "leaky_relu", "colors": "sigmoid"}
+
+    def forward(
+        self,
+        planes: Float[Tensor, "batch height width slices channel"],
+        labels: Float[Tensor, "batch 25"],
+        resolution: int,
+        coarse: Float[Tensor, "batch 1 coarse"],
+        fine: Float[Tensor, "batch 1 fine"],
+    ) -> Rendering:
+        """Maps of resolution^2 rays in row-major order; `coarse`, `fine` in [0, 1) place the samples of each image."""
+        origins, directions = rays(labels, resolution)
+        near, far = box_intersection(origins, directions, self.box)
+        return render_planes(
+            planes, self.decoder.effective(), origins, directions, near, far, coarse, fine,
+            density_gain=self.density_gain, **self.settings(),
+        )  # fmt: skip
+
+    def field(
+        self, planes: Float[Tensor, "batch height width slices channel"], points: Float[Tensor, "batch point 3"]
+    ) -> tuple[Float[Tensor, "batch point feature"], Float[Tensor, "batch point"]]:
+        """Colours in [0, 1] and density per world unit at points of the world."""
+        colors, raw = sample_field(planes, self.decoder.effective(), points, **self.settings())
+        return colors, self.density_gain * torch.nn.functional.softplus(raw - 1)

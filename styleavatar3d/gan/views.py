@@ -1,0 +1,127 @@
+"""The pictures a generator learns from, and the keyed draws of reals and fakes.
+
+Every draw depends on (run seed, purpose, index of the image in the run) alone, so the number of processes and a resume
+change nothing. Cameras of fakes are drawn from those of the data, so both have one distribution.
+"""
+
+from typing import NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int64, UInt8
+from torch import Tensor
+
+from styleavatar3d.camera.cameras import mirror_labels, yaw_pitch
+from styleavatar3d.config import Strict
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.generator import Jitter
+from styleavatar3d.runtime.random import generator as keyed
+from styleavatar3d.runtime.random import uniform
+from styleavatar3d.shards.loader import ShardDataset, indices_at
+
+FRONT_YAW = 50.0
+"""degrees either side of the front that count as near-front"""
+
+
+class DataConfig(Strict):
+    """`front_share`: near-front views are repeated until they are this share (a face is seen in a third of all yaws,
+    and carries most of the detail). `mirror` flips half of the draws, camera and picture together."""
+
+    shards: str
+    front_share: float = 0.5
+    mirror: bool = True
+
+
+class Views(NamedTuple):
+    """All pictures, masks and cameras of a data set, in memory."""
+
+    images: UInt8[Tensor, "count 3 height width"]
+    masks: UInt8[Tensor, "count 1 height width"]
+    labels: Float[Tensor, "count 25"]
+
+
+class Reals(NamedTuple):
+    """A batch of data in [-1, 1] on mid grey, masks in [0, 1], cameras, and the draw that chooses the kind of label."""
+
+    images: Float[Tensor, "batch 3 height width"]
+    masks: Float[Tensor, "batch 1 height width"]
+    labels: Float[Tensor, "batch 25"]
+    label_draws: Float[Tensor, "batch"]
+
+
+class FakeDraws(NamedTuple):
+    """Everything random about a batch of fakes."""
+
+    latents: Float[Tensor, "batch z"]
+    labels: Float[Tensor, "batch 25"]
+    label_draws: Float[Tensor, "batch"]
+    jitter: Jitter
+
+
+def load_views(url: str, resolution: int) -> Views:
+    """Read a shard set into memory. Raises unless its pictures are `resolution` pixels a side."""
+    dataset = ShardDataset(url)
+    size = tuple(dataset[0]["image"].shape[-2:])
+    if size != (resolution, resolution):
+        raise StyleAvatarError(
+            f"the pictures in {url} have another size than the generator makes",
+            got=size,
+            expected=str((resolution, resolution)),
+            remedy="change model.generator, or synthesise pictures of this size",
+        )
+    images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)
+    masks = torch.empty(len(dataset), 1, *size, dtype=torch.uint8)
+    labels = torch.empty(len(dataset), 25)
+    for index in range(len(dataset)):
+        record = dataset[index]
+        images[index], masks[index], labels[index] = record["image"], record["mask"], record["label"]
+    return Views(images, masks, labels)
+
+
+def balanced_pool(labels: Float[Tensor, "count 25"], front_share: float) -> Int64[Tensor, "pool"]:
+    """Indices of all views, near-front ones repeated until they are `front_share` of the pool."""
+    everything = torch.arange(len(labels))
+    front = everything[yaw_pitch(labels)[0].abs() < FRONT_YAW]
+    missing = round((front_share * len(labels) - len(front)) / (1 - front_share))
+    if len(front) == 0 or missing <= 0:
+        return everything
+    return torch.cat([everything, front[torch.arange(missing) % len(front)]])
+
+
+class Sampler:
+    """Draws batches of reals and of what fakes need, for images `first, first + 1, ...` of the run."""
+
+    def __init__(self, views: Views, config: DataConfig, seed: int, device: torch.device):
+        self.views, self.mirror, self.seed, self.device = views, config.mirror, seed, device
+        self.pool = balanced_pool(views.labels, config.front_share)
+
+    def reals(self, first: int, count: int, resolution: int) -> Reals:
+        """Each view of the pool comes once an epoch."""
+        chosen = self.pool[torch.as_tensor(indices_at(self.seed, first, count, len(self.pool)))]
+        draws = torch.stack([uniform(self.seed, "real", first + i, 2) for i in range(count)])
+        images = self.views.images[chosen].float() / 127.5 - 1
+        masks = self.views.masks[chosen].float() / 255
+        images = images * masks
+        labels, flip = self._flip(self.views.labels[chosen], draws[:, 0])
+        images = torch.where(flip[:, None, None, None], images.flip(-1), images)
+        masks = torch.where(flip[:, None, None, None], masks.flip(-1), masks)
+        shrink = images.shape[-1] // resolution
+        images, masks = F.avg_pool2d(images, shrink), F.avg_pool2d(masks, shrink)
+        return Reals(*(x.to(self.device) for x in (images, masks, labels, draws[:, 1])))
+
+    def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
+        """Latents, cameras drawn from the data, and one jitter an image."""
+        indices = range(first, first + count)
+        draws = torch.stack([uniform(self.seed, purpose, index, 3 + sum(samples)) for index in indices])
+        latents = torch.stack(
+            [torch.randn(z_dim, generator=keyed(self.seed, f"{purpose} latent", index)) for index in indices]
+        )
+        chosen = self.pool[(draws[:, 0] * len(self.pool)).long()]
+        labels, _ = self._flip(self.views.labels[chosen], draws[:, 1])
+        coarse, fine = draws[:, None, 3:].split(samples, -1)
+        jitter = Jitter(coarse.contiguous().to(self.device), fine.contiguous().to(self.device))
+        return FakeDraws(*(x.to(self.device) for x in (latents, labels, draws[:, 2])), jitter)
+
+    def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
+        flip = (draws < 0.5) & self.mirror
+        return torch.where(flip[:, None], mirror_labels(labels), labels), flip
