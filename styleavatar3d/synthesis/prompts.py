@@ -16,9 +16,11 @@ import yaml
 
 from styleavatar3d.assets import assets
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, visible_attributes
+from styleavatar3d.shards.schema import mirror_words
+
+__all__ = ["Prompt", "compose", "mirror_words", "view_name", "view_words", "vocabulary", "words"]
 
 _UNSAID = {"no", "none"}
-_SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
 
 
 class Prompt(NamedTuple):
@@ -92,11 +94,6 @@ def _attribute_phrases(said: dict[str, str]) -> list[str]:
 
 def _fill(template: str, said: dict[str, str]) -> str:
     return " ".join(re.sub(r"\{(\w+)\}", lambda match: said.get(match[1], ""), template).split())
-
-
-def mirror_words(text: str) -> str:
-    """Swap the words left and right: the prompt of the mirrored picture."""
-    return re.sub(r"\b(left|right)\b", lambda match: _SIDES.get(match[0], match[0]), text, flags=re.IGNORECASE)
 
 
 @cache

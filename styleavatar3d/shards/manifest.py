@@ -1,0 +1,140 @@
+"""The manifest: which shards exist. One small record a shard, created exclusively after its bytes were verified.
+
+dataset.json             what the data set is to become (made once)
+shards/000012-SHA.tar    bytes, under a name that holds their own hash
+manifest/000012.json     the shard counts from here on
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+from pydantic import ValidationError
+
+from styleavatar3d.config import Strict
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.shards.schema import SCHEMA, canonical_json
+from styleavatar3d.shards.writer import Sample, pack
+
+DATASET = "dataset.json"
+
+
+class Plan(Strict):
+    """The whole data set: what a resumed run must agree with, and what a reader knows before the last shard."""
+
+    schema_version: int = SCHEMA
+    count: int
+    shard_size: int
+    resolution: int
+    config_hash: str
+    licences: list[str]
+
+    @property
+    def shards(self) -> int:
+        return -(-self.count // self.shard_size)
+
+    def indices(self, shard: int) -> range:
+        """Shard s holds the indices from s * shard_size on; only the last may be shorter."""
+        return range(shard * self.shard_size, min((shard + 1) * self.shard_size, self.count))
+
+
+class Entry(Strict):
+    """One committed shard. `records` is the sha256 of its JSON parts (pixels left out), `rejected` lists indices."""
+
+    shard: int
+    name: str
+    first: int
+    count: int
+    rejected: list[int]
+    bytes: int
+    sha256: str
+    records: str
+
+
+def begin(storage: Storage, plan: Plan) -> Plan:
+    """Claim the place for `plan`, or agree with what is there; StyleAvatarError if that is another data set."""
+    if storage.create(DATASET, canonical_json(plan.model_dump())):
+        return plan
+    found = read_plan(storage)
+    if found != plan:
+        raise StyleAvatarError(
+            f"{storage.url} holds another data set",
+            got=f"config {found.config_hash}, {found.count} pictures",
+            expected=f"config {plan.config_hash}, {plan.count} pictures",
+            remedy="give another run.out, or the config that began it",
+        )
+    return found
+
+
+def read_plan(storage: Storage) -> Plan:
+    """What the data set is to become; StyleAvatarError if there is none."""
+    if not storage.exists(DATASET):
+        raise StyleAvatarError(
+            "there is no data set",
+            got=storage.url,
+            expected=f"a folder or s3:// prefix with {DATASET}",
+            remedy="make one with `styleavatar3d synthesize`",
+        )
+    return _parse(Plan, storage.read(DATASET), f"{storage.url}/{DATASET}")
+
+
+def commit(storage: Storage, shard: int, samples: Sequence[Sample]) -> Entry:
+    """Publish the shard and then its record. If another writer was first, its record is the one that counts."""
+    data = pack(samples)
+    digest = hashlib.sha256(data).hexdigest()
+    name = f"shards/{shard:06d}-{digest[:16]}.tar"
+    records = sorted((sample.record for sample in samples), key=lambda record: record.index)
+    entry = Entry(
+        shard=shard,
+        name=name,
+        first=records[0].index,
+        count=len(records),
+        rejected=[record.index for record in records if record.verdict == "rejected"],
+        bytes=len(data),
+        sha256=digest,
+        records=hashlib.sha256(b"\n".join(record.to_json() for record in records)).hexdigest(),
+    )
+    storage.publish(name, data)
+    if storage.create(_record_name(shard), canonical_json(entry.model_dump())):
+        return entry
+    winner = _read_entry(storage, _record_name(shard))
+    if winner.name != name:
+        storage.delete(name)
+    return winner
+
+
+def committed(storage: Storage) -> set[int]:
+    """The numbers of the committed shards."""
+    return {int(name.rpartition("/")[2].partition(".")[0]) for name in storage.list("manifest")}
+
+
+def read_manifest(storage: Storage) -> list[Entry]:
+    """All committed shards, in order."""
+    with ThreadPoolExecutor(16) as pool:
+        return list(pool.map(lambda name: _read_entry(storage, name), storage.list("manifest")))
+
+
+def manifest_hash(entries: Sequence[Entry]) -> dict[str, str]:
+    """`records`: sha256 over all record fields, the same on every machine; `shards`: pixels and packing too."""
+    return {
+        "records": hashlib.sha256("\n".join(entry.records for entry in entries).encode()).hexdigest(),
+        "shards": hashlib.sha256("\n".join(entry.sha256 for entry in entries).encode()).hexdigest(),
+    }
+
+
+def _record_name(shard: int) -> str:
+    return f"manifest/{shard:06d}.json"
+
+
+def _read_entry(storage: Storage, name: str) -> Entry:
+    return _parse(Entry, storage.read(name), f"{storage.url}/{name}")
+
+
+def _parse(cls: Any, data: bytes, source: str) -> Any:
+    try:
+        return cls.model_validate(json.loads(data))
+    except (ValidationError, ValueError) as error:
+        raise StyleAvatarError(f"{source} is damaged: {error}", remedy="restore it, or begin the run anew") from None
