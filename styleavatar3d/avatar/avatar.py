@@ -1,0 +1,117 @@
+"""The thing a user holds: a code, the generator that reads it, and where both come from."""
+
+import json
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from styleavatar3d.avatar.files import write_whole
+from styleavatar3d.camera.cameras import Camera, orbit_labels
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.media import to_uint8
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+    from styleavatar3d.avatar.mesh import Mesh
+    from styleavatar3d.gan.generator import Generator
+
+FORMAT = "styleavatar3d avatar 1"
+LARGEST_VIEW = 1024
+MOST_FRAMES = 1000
+_RAYS_AT_ONCE = 512 * 512
+
+
+@dataclass(frozen=True)
+class Avatar:
+    """`codes` [slots, w] of `generator`, and `provenance`: how it was made, by which models, under which licence."""
+
+    codes: Tensor
+    generator: "Generator" = field(repr=False)
+    provenance: dict[str, Any] = field(default_factory=dict)
+
+    @cached_property
+    def planes(self) -> Tensor:
+        """The feature planes, computed once: every view and the mesh read them."""
+        with torch.inference_mode():
+            return self.generator.planes(self.codes[None])
+
+    def render(self, camera: Camera | None = None, size: int | None = None) -> "Image.Image":
+        """One RGB picture of size x size pixels, from the front unless a camera is given."""
+        from PIL import Image
+
+        camera = camera or Camera.orbit(0.0)
+        return Image.fromarray(self.views(camera.label()[None], size)[0].permute(1, 2, 0).numpy())
+
+    @torch.inference_mode()
+    def views(self, labels: Float[Tensor, "views 25"], size: int | None = None) -> UInt8[Tensor, "views 3 size size"]:
+        """Pictures from many cameras. The default size is that of the generator."""
+        resolution, at_once = self._ray_grid(size or self.generator.config.image_resolution)
+        images = []
+        for some in labels.split(at_once):
+            codes = self.codes.expand(len(some), -1, -1)
+            planes = self.planes.expand(len(some), *self.planes.shape[1:]).contiguous()
+            images.append(to_uint8(self.generator.render(planes, some.to(planes), resolution, codes=codes).image))
+        return torch.cat(images)
+
+    def _ray_grid(self, size: int) -> tuple[int, int]:
+        """The rays along a side for a picture of `size` pixels, and how many such pictures fit into memory together."""
+        config = self.generator.config
+        scale = config.image_resolution // config.resolution
+        if not 1 <= size <= LARGEST_VIEW or size % scale:
+            raise StyleAvatarError("this size cannot be rendered", got=size,
+                                   expected=f"a multiple of {scale} up to {LARGEST_VIEW} pixels")
+        return size // scale, max(1, _RAYS_AT_ONCE // size**2)
+
+    def turntable(self, path: str | Path, frames: int = 48, size: int | None = None, fps: int = 24) -> Path:
+        """An MP4 of one full turn at eye height; it starts at the front and loops without a jump."""
+        from styleavatar3d.avatar.video import write_video
+
+        if not 1 <= frames <= MOST_FRAMES:
+            raise StyleAvatarError("a turntable of this length is not made", got=frames, expected=f"1 to {MOST_FRAMES} frames")
+        yaw = torch.arange(frames) * (360.0 / frames)
+        return write_video(path, self.views(orbit_labels(yaw, torch.full((frames,), 5.0)), size), fps)
+
+    def mesh(self, resolution: int = 128, level: float = 10.0) -> "Mesh":
+        """The surface where the density passes `level` (per world unit), coloured, in metres."""
+        from styleavatar3d.avatar.mesh import extract
+
+        return extract(self, resolution, level)
+
+    def save(self, path: str | Path) -> Path:
+        """Write the codes and the provenance as one safetensors file; it is a kilobyte, the generator is not in it."""
+        from safetensors.torch import save
+
+        from styleavatar3d.stylespace.codes import generator_sha256
+
+        about = {**self.provenance, "generator_sha256": generator_sha256(self.generator)}
+        metadata = {"format": FORMAT, "provenance": json.dumps(about)}
+        return write_whole(path, save({"codes": self.codes.contiguous()}, metadata=metadata))
+
+    @classmethod
+    def load(cls, path: str | Path, generator: "Generator") -> "Avatar":
+        """Read an avatar file and refuse it if another generator made it."""
+        from safetensors import SafetensorError, safe_open
+
+        from styleavatar3d.stylespace.codes import generator_sha256
+
+        try:
+            with safe_open(str(path), framework="pt") as file:
+                metadata = file.metadata() or {}
+                if metadata.get("format") != FORMAT:
+                    raise ValueError("its metadata do not say so")
+                provenance, codes = json.loads(metadata["provenance"]), file.get_tensor("codes")
+        except (OSError, SafetensorError, ValueError, KeyError) as error:
+            raise StyleAvatarError("this file is no avatar", got=f"{path} ({error})",
+                                   expected="a .safetensors file written by Avatar.save") from None
+        if provenance["generator_sha256"] != (ours := generator_sha256(generator)):
+            raise StyleAvatarError("this avatar belongs to another generator",
+                                   got=f"generator {provenance['generator_sha256'][:12]}", expected=f"generator {ours[:12]}",
+                                   remedy="open it with the pipeline folder that made it")
+        return cls(codes, generator, provenance)
+

@@ -1,0 +1,121 @@
+"""A user's picture, whatever its kind, as the generator and the CLIP encoder see pictures."""
+
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from styleavatar3d.errors import StyleAvatarError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+Picture = "str | Path | Image.Image | np.ndarray | Tensor"
+MOST_PIXELS = 64_000_000
+BACKGROUND = (127, 127, 127)
+"""the grey behind every figure of the little world; a transparent picture is laid on it"""
+
+
+def read_picture(source: Picture, size: int) -> Float[Tensor, "3 size size"]:
+    """A square RGB picture in [-1, 1] from a path, a PIL image, or an array [height, width(, 1 | 3 | 4)].
+
+    Any mode, palette, alpha and EXIF rotation; 16 bits are reduced to 8. Arrays are uint8, or floats in [0, 1].
+    A picture that is not square is centred on a grey square. Raises StyleAvatarError if it is none or above 64 MP.
+    """
+    from PIL import Image, ImageOps
+
+    image = ImageOps.exif_transpose(_to_pil(source))
+    flat = _flatten(image)
+    side = max(flat.size)
+    if side > 4 * size:
+        flat.thumbnail((4 * size, 4 * size), Image.Resampling.BOX)
+    square = ImageOps.pad(flat, (size, size), Image.Resampling.LANCZOS, color=BACKGROUND)
+    return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float() / 127.5 - 1
+
+
+def _to_pil(source: Picture) -> "Image.Image":
+    from PIL import Image
+
+    if isinstance(source, Image.Image):
+        _check_pixels(source.size, "picture")
+        return source
+    if isinstance(source, (np.ndarray, Tensor)):
+        return _from_array(source)
+    if isinstance(source, (str, Path)):
+        return _open(Path(source))
+    raise StyleAvatarError("this is no picture", got=type(source).__name__,
+                           expected="a path, a PIL image, or an array [height, width, channels]")
+
+
+def _open(path: Path) -> "Image.Image":
+    from PIL import Image, UnidentifiedImageError
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            image = Image.open(path)
+            _check_pixels(image.size, str(path))
+            image.load()
+    except UnidentifiedImageError:
+        raise StyleAvatarError("this file is no picture", got=str(path), expected="PNG, JPEG, WebP, GIF, BMP, TIFF ...",
+                               remedy="open it in an image program and save it as PNG") from None
+    except Image.DecompressionBombError:
+        raise _too_large(str(path)) from None
+    except (OSError, SyntaxError, ValueError) as error:
+        raise StyleAvatarError("this picture cannot be read", got=f"{path} ({error})",
+                               remedy="check the path, or save the picture again as PNG") from None
+    return image
+
+
+def _from_array(source: "np.ndarray | Tensor") -> "Image.Image":
+    from PIL import Image
+
+    array = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source)
+    if array.ndim == 3 and array.shape[2] == 1:
+        array = array[:, :, 0]
+    fits = array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
+    if not fits or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
+        raise StyleAvatarError("this array is no picture", got=f"{array.dtype} {array.shape}",
+                               expected="uint8, or floats in [0, 1], of shape [height, width] or [height, width, 3 or 4]")
+    _check_pixels((array.shape[1], array.shape[0]), "array")
+    if array.dtype != np.uint8:
+        if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
+            raise StyleAvatarError("this array is no picture", got="values outside [0, 1]", expected="floats in [0, 1]")
+        array = (array * 255).round().astype(np.uint8)
+    return Image.fromarray(array)
+
+
+def _flatten(image: "Image.Image") -> "Image.Image":
+    """RGB; transparent parts become the grey of the background."""
+    from PIL import Image
+
+    if image.mode.startswith(("I", "F")):
+        image = _eight_bits(image)
+    if not image.has_transparency_data:
+        return image.convert("RGB")
+    front = image.convert("RGBA")
+    return Image.alpha_composite(Image.new("RGBA", front.size, (*BACKGROUND, 255)), front).convert("RGB")
+
+
+def _eight_bits(image: "Image.Image") -> "Image.Image":
+    from PIL import Image
+
+    values = np.asarray(image, dtype=np.float64)
+    brightest = 65535 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1.0)
+    return Image.fromarray((np.nan_to_num(values).clip(0, brightest) / brightest * 255).round().astype(np.uint8))
+
+
+def _check_pixels(size: tuple[int, int], name: str) -> None:
+    if size[0] * size[1] > MOST_PIXELS:
+        raise _too_large(f"{name}: {size[0]} x {size[1]}")
+    if not size[0] * size[1]:
+        raise StyleAvatarError("this picture is empty", got=f"{name}: {size[0]} x {size[1]}")
+
+
+def _too_large(name: str) -> StyleAvatarError:
+    return StyleAvatarError("this picture is too large", got=name, expected="at most 64 million pixels",
+                            remedy="make it smaller first")

@@ -1,0 +1,145 @@
+"""From a prompt, a picture or a seed to an avatar: CLIP, the style prior and the generator, in one call."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from styleavatar3d.assets import assets
+from styleavatar3d.avatar.avatar import Avatar
+from styleavatar3d.avatar.pictures import Picture, read_picture
+from styleavatar3d.camera.cameras import orbit_labels
+from styleavatar3d.encoders.clip import ClipEncoder
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.generator import Generator
+from styleavatar3d.runtime.random import normal
+from styleavatar3d.stylespace.codes import generator_sha256
+from styleavatar3d.stylespace.diffusion import Modality, StylePrior
+
+LONGEST_PROMPT = 2000
+_VIEWS_AT_ONCE = 16
+
+
+class AvatarPipeline:
+    """Everything that makes avatars. `prior` and `clip` may be None: then only seeds can be asked for."""
+
+    def __init__(self, generator: Generator, prior: StylePrior | None, clip: ClipEncoder | None, name: str = ""):
+        self.generator, self.prior, self.clip = generator, prior, clip
+        self.sha256 = generator_sha256(generator)
+        self.name = name
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path | None = None, seeds_only: bool = False) -> "AvatarPipeline":
+        """Load `generator/`, `stylespace/` and `clip/` of a folder; without one, the shipped weights.
+
+        `seeds_only` loads the generator alone, which spares the heavy imports of the other two.
+        """
+        root = Path(folder) if folder else assets() / "data" / "miniature"
+        if not (root / "generator").is_dir():
+            raise StyleAvatarError("this folder holds no avatar pipeline", got=str(root),
+                                   expected="a folder with generator/, stylespace/ and clip/",
+                                   remedy="leave the folder out to use the shipped weights")
+        generator = Generator.from_pretrained(root / "generator").eval().requires_grad_(False)
+        if seeds_only:
+            return cls(generator, None, None, root.name)
+        prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
+        return cls(generator, prior, ClipEncoder.from_pretrained(root / "clip"), root.name)
+
+    def __call__(
+        self,
+        prompt: str | Sequence[str] | None = None,
+        image: Picture | Sequence[Picture] | None = None,
+        seed: int | Sequence[int] | None = None,
+        truncation: float = 0.7,
+        guidance: float = 2.0,
+        candidates: int = 8,
+    ) -> Avatar | list[Avatar]:
+        """An avatar, or as many as there are prompts, pictures or seeds in a list.
+
+        Args:
+            prompt: what it should look like; or
+            image: a picture of somebody (path, PIL image, array), or
+            seed: a plain draw from the generator. With a prompt or a picture, the seed of the candidates (default 0).
+            truncation: pulls codes towards the mean: 1 varied, 0 the mean avatar
+            guidance: of the style prior; 1 follows the condition as trained, more insists on it
+            candidates: codes drawn for each prompt or picture; CLIP keeps the one whose front view is nearest to it
+        """
+        if prompt is not None and image is not None:
+            raise StyleAvatarError("a prompt and a picture were both given", expected="one of prompt, image, seed")
+        if prompt is None and image is None and seed is None:
+            raise StyleAvatarError("nothing was asked for", expected="one of prompt, image, seed")
+        _check_numbers(truncation, candidates)
+        asked: Any = prompt if prompt is not None else image if image is not None else seed
+        several = isinstance(asked, (list, tuple, range))
+        wanted = list(asked) if several else [asked]
+        settings = {"truncation": truncation}
+        if prompt is None and image is None:
+            avatars = [self._from_seed(one, settings) for one in wanted]
+        else:
+            settings |= {"guidance": guidance, "candidates": candidates, "seed": 0 if seed is None else seed}
+            embed = self._embed_text if prompt is not None else self._embed_image
+            avatars = [self._from_embedding(*embed(one), settings) for one in wanted]
+        return avatars if several else avatars[0]
+
+    @torch.inference_mode()
+    def _from_seed(self, seed: int, settings: dict[str, Any]) -> Avatar:
+        if isinstance(seed, bool) or not isinstance(seed, int):
+            raise StyleAvatarError("this is no seed", got=seed, expected="a whole number")
+        z = normal(seed, "avatar", 0, (1, self.generator.config.z_dim))
+        codes = self.generator.mapping(z, truncation=settings["truncation"])
+        return self._avatar(codes[0], {"seed": seed, **settings})
+
+    def _embed_text(self, prompt: str) -> tuple[Tensor, Modality, dict[str, Any]]:
+        if not isinstance(prompt, str) or not prompt.strip() or len(prompt) > LONGEST_PROMPT:
+            raise StyleAvatarError("this is no prompt", got=prompt, expected=f"a text of 1 to {LONGEST_PROMPT} characters",
+                                   remedy='describe a person in a few words, such as "an old man with a white beard"')
+        return self._parts()[1].texts([prompt]), "text", {"prompt": prompt}
+
+    def _embed_image(self, picture: Picture) -> tuple[Tensor, Modality, dict[str, Any]]:
+        pixels = read_picture(picture, self.generator.config.resolution)
+        origin = str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__
+        return self._parts()[1].images(pixels[None]), "image", {"image": origin}
+
+    @torch.inference_mode()
+    def _from_embedding(
+        self, embedding: Float[Tensor, "1 clip"], modality: Modality, asked: dict[str, Any], settings: dict[str, Any]
+    ) -> Avatar:
+        prior, clip = self._parts()
+        many = embedding.expand(settings["candidates"], -1)
+        codes = prior.sample(many, settings["guidance"], settings["seed"], modality=modality)
+        codes = self.generator.w_mean + settings["truncation"] * (codes - self.generator.w_mean)
+        if len(codes) == 1:
+            return self._avatar(codes[0], {**asked, **settings})
+        likeness = clip.images(self._fronts(codes)) @ embedding[0]
+        best = int(likeness.argmax())
+        return self._avatar(codes[best], {**asked, **settings, "clip_similarity": round(float(likeness[best]), 4)})
+
+    def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
+        views = []
+        for some in codes.split(_VIEWS_AT_ONCE):
+            front = orbit_labels(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
+            views.append(self.generator.render(self.generator.planes(some), front).image)
+        return torch.cat(views)
+
+    def _parts(self) -> tuple[StylePrior, ClipEncoder]:
+        if self.prior is None or self.clip is None:
+            raise StyleAvatarError("this pipeline was loaded for seeds only", remedy="load it without seeds_only")
+        return self.prior, self.clip
+
+    def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:
+        about = {
+            "made_by": "a machine (StyleAvatar3D)",
+            "request": asked,
+            "models": {"pipeline": self.name, "generator_sha256": self.sha256},
+            "licence": "Apache-2.0",
+        }
+        return Avatar(codes.clone(), self.generator, about)
+
+
+def _check_numbers(truncation: float, candidates: int) -> None:
+    if not (0 <= truncation <= 2 and 1 <= candidates <= 256):
+        raise StyleAvatarError("these settings are out of range", got=f"truncation {truncation}, candidates {candidates}",
+                               expected="truncation in [0, 2], candidates in [1, 256]")

@@ -1,0 +1,180 @@
+"""Pairs of a style code and CLIP embeddings of its front render: free training data from the generator.
+
+Everything is keyed by the index of a code, and chunks are published one by one, so that a stopped run goes on
+where it was and any order of work gives the same pairs.
+"""
+
+import hashlib
+import json
+import sys
+import time
+from pathlib import Path
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from styleavatar3d.assets import assets
+from styleavatar3d.camera.cameras import orbit_labels
+from styleavatar3d.config import config_hash
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.random import normal, uniform
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
+from styleavatar3d.stylespace.diffusion import Statistics
+
+_AUGMENT_NUMBERS = 8
+MANIFEST = "codes.json"
+
+
+def make(config: StyleSpaceConfig) -> dict:
+    """Render `data.count` codes from near the front and embed them; publish chunks, then statistics and manifest.
+
+    Returns a summary. Does nothing when the manifest of the same recipe is there.
+    """
+    from styleavatar3d.encoders.clip import ClipEncoder
+    from styleavatar3d.gan.generator import Generator
+
+    data, storage, start = config.data, Storage.open(config.data.codes), time.monotonic()
+    generator = Generator.from_pretrained(shipped(data.generator)).eval().requires_grad_(False)
+    clip = ClipEncoder.from_pretrained(shipped(data.clip))
+    recipe = _recipe(config, generator)
+    if (manifest := read_manifest(storage)) and manifest["recipe"] == recipe:
+        return {**manifest, "made": 0, "seconds": 0.0}
+    names, made = [], 0
+    for first in range(0, data.count, data.chunk):
+        indices = range(first, min(first + data.chunk, data.count))
+        names.append(f"{recipe}/{first:08d}.safetensors")
+        if not storage.exists(names[-1]):
+            storage.publish(names[-1], _to_bytes(_chunk(generator, clip, data, config.run.seed, indices)))
+            made += len(indices)
+            _report(indices.stop, data.count, made, start)
+    statistics = _statistics(storage, names, clip, data.captions, config.run.seed)
+    storage.publish(f"{recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
+    manifest = {
+        "recipe": recipe,
+        "count": data.count,
+        "chunks": names,
+        "generator_sha256": generator_sha256(generator),
+        "slots": generator.config.slots,
+        "modality_gap": float((statistics.image_mean - statistics.text_mean).norm()),
+    }
+    storage.publish(MANIFEST, json.dumps(manifest, indent=2).encode())
+    return {**manifest, "made": made, "seconds": round(time.monotonic() - start, 1)}
+
+
+def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
+    """The manifest, the pairs {"codes" [N, w], "embeddings" [N, crops, clip]}, and their statistics."""
+    storage = Storage.open(codes)
+    manifest = read_manifest(storage)
+    if manifest is None:
+        raise StyleAvatarError("there are no pairs of codes and embeddings", got=codes,
+                               expected=f"a folder with {MANIFEST}", remedy="styleavatar3d train codes")
+    chunks = [_from_bytes(storage.read(name)) for name in manifest["chunks"]]
+    pairs = {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in ("codes", "embeddings")}
+    tensors = _from_bytes(storage.read(f"{manifest['recipe']}/statistics.safetensors"))
+    statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
+    statistics.load_state_dict(tensors)
+    return manifest, pairs, statistics
+
+
+def read_manifest(storage: Storage) -> dict | None:
+    return json.loads(storage.read(MANIFEST)) if storage.exists(MANIFEST) else None
+
+
+def shipped(folder: str) -> str:
+    """A folder as given, or the one of that name among the shipped assets when there is none here."""
+    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)
+
+
+def generator_sha256(generator: torch.nn.Module) -> str:
+    """One name for a generator's weights, the same whether they were kept in 32 or in 16 bits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(generator.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()
+
+
+def augment(
+    images: Float[Tensor, "batch channel height width"], numbers: Float[Tensor, "batch 8"]
+) -> Float[Tensor, "batch channel height width"]:
+    """Other crops and colours of pictures in [-1, 1]: a user's picture is neither framed nor lit like a render.
+
+    Zoom 0.8 to 1.2, shift up to 8 % of the width, contrast 0.8 to 1.2, brightness and tint up to 0.1.
+    """
+    spread = numbers * 2 - 1
+    zoom, shift = 1 + 0.2 * spread[:, 0], 0.16 * spread[:, 1:3]
+    crop = torch.zeros(len(images), 2, 3, device=images.device)
+    crop[:, 0, 0] = crop[:, 1, 1] = zoom
+    crop[:, :, 2] = shift
+    grid = F.affine_grid(crop, list(images.shape), align_corners=False)
+    cropped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    contrast, tint = 1 + 0.2 * spread[:, 3], 0.1 * spread[:, 4:7] + 0.1 * spread[:, 7:8]
+    return (cropped * contrast[:, None, None, None] + tint[:, :, None, None]).clamp(-1, 1)
+
+
+@torch.no_grad()
+def _chunk(generator, clip, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
+    codes, embeddings, device = [], [], generator.w_mean.device
+    for first in range(indices.start, indices.stop, data.batch):
+        size = min(data.batch, indices.stop - first)
+        w = generator.mapping(normal(seed, "code", first, (size, generator.config.z_dim)).to(device))
+        angles = _uniform_rows(seed, "front", range(first, first + size), 2) * 2 - 1
+        labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
+        images = generator.render(generator.planes(w), labels, codes=w).image
+        codes.append(w[:, 0])
+        embeddings.append(_embed(clip, images, data.crops, seed, first))
+    return {"codes": torch.cat(codes).float(), "embeddings": torch.cat(embeddings).half()}
+
+
+def _embed(clip, images: Tensor, crops: int, seed: int, first: int) -> Float[Tensor, "batch crops clip"]:
+    views = [images]
+    for crop in range(1, crops):
+        numbers = _uniform_rows(seed, f"augment {crop}", range(first, first + len(images)), _AUGMENT_NUMBERS)
+        views.append(augment(images, numbers))
+    return clip.images(torch.cat(views)).unflatten(0, (crops, len(images))).transpose(0, 1)
+
+
+def _uniform_rows(seed: int, purpose: str, indices: range, count: int) -> Tensor:
+    return torch.stack([uniform(seed, purpose, index, count) for index in indices])
+
+
+def _statistics(storage: Storage, names: list[str], clip, captions: int, seed: int) -> Statistics:
+    chunks = [_from_bytes(storage.read(name)) for name in names]
+    codes = torch.cat([chunk["codes"] for chunk in chunks])
+    images = torch.cat([chunk["embeddings"].flatten(0, 1).float() for chunk in chunks])
+    return Statistics.of(codes, images, clip.texts(front_captions(captions, seed)))
+
+
+def front_captions(count: int, seed: int) -> list[str]:
+    """Captions of `count` looks of the little world seen from the front, one style after the other."""
+    from styleavatar3d.figures.looks import STYLES, draw_look
+    from styleavatar3d.synthesis.prompts import compose
+
+    looks = (draw_look(seed, index) for index in range(count))
+    return [compose(look, STYLES[index % len(STYLES)], 0.0, 0.0).text for index, look in enumerate(looks)]
+
+
+def _recipe(config: StyleSpaceConfig, generator: torch.nn.Module) -> str:
+    plain = config.data.model_copy(update={"codes": "", "held_out": 1, "generator": generator_sha256(generator)})
+    return hashlib.sha256(f"{config.run.seed} {config_hash(plain)}".encode()).hexdigest()[:12]
+
+
+def _report(done: int, count: int, made: int, start: float) -> None:
+    rate = made / (time.monotonic() - start)
+    left = (count - done) / rate
+    print(f"codes  {done}/{count}  {rate:.1f} a second  {left:.0f} s left", file=sys.stderr, flush=True)
+
+
+def _to_bytes(tensors: dict[str, Tensor]) -> bytes:
+    from safetensors.torch import save
+
+    return save({name: tensor.contiguous() for name, tensor in tensors.items()})
+
+
+def _from_bytes(data: bytes) -> dict[str, Tensor]:
+    from safetensors.torch import load
+
+    return load(data)

@@ -1,0 +1,207 @@
+"""The style prior: a diffusion model over the generator's w, conditioned on an embedding of the joint CLIP space.
+
+It stands in for the mapping network (StyleAvatar3D, section 3.4): a picture or a text becomes a code without any fit.
+"""
+
+import json
+from pathlib import Path
+from typing import Literal
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.random import normal
+from styleavatar3d.stylespace.config import DenoiserConfig
+from styleavatar3d.stylespace.denoiser import build_denoiser
+
+Modality = Literal["image", "text"]
+TRAIN_TIMESTEPS = 1000
+
+
+class Statistics(nn.Module):
+    """What makes codes and embeddings standard: their means and spreads over the pairs of one generator.
+
+    A text embedding lies beside the image embeddings of what it describes (the modality gap); both kinds
+    are centred by their own mean and scaled by their own spread, and so become exchangeable.
+    """
+
+    def __init__(self, w_dim: int, clip_dim: int):
+        super().__init__()
+        self.w_mean: Tensor
+        self.w_std: Tensor
+        self.register_buffer("w_mean", torch.zeros(w_dim))
+        self.register_buffer("w_std", torch.ones(w_dim))
+        for modality in ("image", "text"):
+            self.register_buffer(f"{modality}_mean", torch.zeros(clip_dim))
+            self.register_buffer(f"{modality}_spread", torch.ones(()))
+
+    @classmethod
+    def of(
+        cls,
+        codes: Float[Tensor, "count w"],
+        images: Float[Tensor, "images clip"],
+        texts: Float[Tensor, "texts clip"],
+    ) -> "Statistics":
+        """Measure them on codes and on unit embeddings of images and texts."""
+        statistics = cls(codes.shape[1], images.shape[1])
+        statistics.w_mean, statistics.w_std = codes.mean(0), codes.std(0).clamp(min=1e-4)
+        for modality, embeddings in (("image", images), ("text", texts)):
+            mean = embeddings.mean(0)
+            setattr(statistics, f"{modality}_mean", mean)
+            setattr(statistics, f"{modality}_spread", (embeddings - mean).square().mean().sqrt().clamp(min=1e-6))
+        return statistics
+
+    def standard_code(self, codes: Float[Tensor, "batch w"]) -> Float[Tensor, "batch w"]:
+        return (codes - self.w_mean) / self.w_std
+
+    def code(self, standard: Float[Tensor, "batch w"]) -> Float[Tensor, "batch w"]:
+        return standard * self.w_std + self.w_mean
+
+    def condition(
+        self, embeddings: Float[Tensor, "batch clip"], modality: Modality = "image"
+    ) -> Float[Tensor, "batch clip"]:
+        """Unit embeddings of one modality as conditions with mean zero and components of spread one."""
+        return (embeddings - getattr(self, f"{modality}_mean")) / getattr(self, f"{modality}_spread")
+
+
+class StylePrior(nn.Module):
+    """Denoiser, noise schedule and statistics; it belongs to one generator, known by its sha256."""
+
+    def __init__(self, denoiser: nn.Module, scheduler, statistics: Statistics, slots: int, generator_sha256: str):
+        super().__init__()
+        self.denoiser, self.scheduler, self.statistics = denoiser, scheduler, statistics
+        self.slots, self.generator_sha256 = slots, generator_sha256
+
+    @classmethod
+    def build(cls, config: DenoiserConfig, statistics: Statistics, slots: int, generator_sha256: str) -> "StylePrior":
+        """A prior with random weights."""
+        from diffusers import DDIMScheduler
+
+        denoiser = build_denoiser(config, len(statistics.w_mean), len(statistics.get_buffer("image_mean")))
+        scheduler = DDIMScheduler(
+            num_train_timesteps=TRAIN_TIMESTEPS,
+            beta_schedule="squaredcos_cap_v2",
+            prediction_type=config.prediction,
+            # Sampling starts from pure noise; epsilon says nothing about the code there, the others do.
+            rescale_betas_zero_snr=config.prediction != "epsilon",
+            timestep_spacing="trailing",
+            clip_sample=False,
+        )
+        return cls(denoiser, scheduler, statistics, slots, generator_sha256)
+
+    def loss(
+        self,
+        standard: Float[Tensor, "batch w"],
+        condition: Float[Tensor, "batch clip"],
+        timesteps: Int[Tensor, "batch"],
+        noise: Float[Tensor, "batch w"],
+    ) -> Float[Tensor, ""]:
+        """Mean squared error of what the denoiser predicts, at the given times and noise."""
+        noisy = self.scheduler.add_noise(standard, noise, timesteps)
+        prediction = self.denoiser(noisy, timesteps, condition, return_dict=False)[0]
+        targets = {
+            "epsilon": lambda: noise,
+            "sample": lambda: standard,
+            "v_prediction": lambda: self.scheduler.get_velocity(standard, noise, timesteps),
+        }
+        return (prediction - targets[self.scheduler.config.prediction_type]()).square().mean()
+
+    def predict(
+        self,
+        noisy: Float[Tensor, "batch w"],
+        timestep: Int[Tensor, ""],
+        condition: Float[Tensor, "batch clip"],
+        guidance: float,
+    ) -> Float[Tensor, "batch w"]:
+        """Classifier-free guidance: guidance * f(y) + (1 - guidance) * f(0); 1 is the conditional prediction itself.
+
+        At a given noisy code the noise, the code and the velocity are affine in each other, so that
+        extrapolating any of them extrapolates all.
+        """
+        if guidance == 1:
+            return self.denoiser(noisy, timestep, condition, return_dict=False)[0]
+        both = torch.cat([condition, torch.zeros_like(condition)])
+        with_y, without_y = self.denoiser(noisy.repeat(2, 1), timestep, both, return_dict=False)[0].chunk(2)
+        return guidance * with_y + (1 - guidance) * without_y
+
+    @torch.no_grad()
+    def sample(
+        self,
+        embeddings: Float[Tensor, "batch clip"],
+        guidance: float = 2.0,
+        seed: int = 0,
+        steps: int = 24,
+        modality: Modality = "image",
+    ) -> Float[Tensor, "batch slots w"]:
+        """Codes for unit CLIP embeddings, by DDIM without added noise. Row i draws its noise from (seed, i)."""
+        self._check(embeddings, guidance, steps)
+        device = self.statistics.w_mean.device
+        condition = self.statistics.condition(embeddings.to(device), modality)
+        code = normal(seed, "style", 0, (len(embeddings), len(self.statistics.w_mean))).to(device)
+        self.scheduler.set_timesteps(steps, device=device)
+        for timestep in self.scheduler.timesteps:
+            prediction = self.predict(code, timestep, condition, guidance)
+            code = self.scheduler.step(prediction, timestep, code, return_dict=False)[0]
+        return self.statistics.code(code)[:, None].repeat(1, self.slots, 1)
+
+    def _check(self, embeddings: Tensor, guidance: float, steps: int) -> None:
+        wanted = len(self.statistics.get_buffer("image_mean"))
+        if embeddings.ndim != 2 or embeddings.shape[1] != wanted:
+            raise StyleAvatarError("embeddings do not fit the style prior", got=tuple(embeddings.shape),
+                                   expected=f"[batch, {wanted}]", remedy="use the CLIP encoder it was trained with")
+        if not (0 <= guidance <= 100 and 1 <= steps <= TRAIN_TIMESTEPS):
+            raise StyleAvatarError("guidance or steps out of range", got=f"guidance {guidance}, steps {steps}",
+                                   expected=f"guidance in [0, 100], steps in [1, {TRAIN_TIMESTEPS}]")
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write the denoiser and scheduler as stock diffusers folders, the statistics, and `config.json`; fp16."""
+        from safetensors.torch import save_file
+
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        denoiser = type(self.denoiser).from_config(self.denoiser.config)
+        denoiser.load_state_dict(self.denoiser.state_dict())
+        denoiser.half().save_pretrained(folder / "denoiser")
+        self.scheduler.save_pretrained(folder / "scheduler")
+        save_file({k: v.contiguous() for k, v in self.statistics.state_dict().items()}, folder / "statistics.safetensors")
+        config = {"slots": self.slots, "generator_sha256": self.generator_sha256, "licence": "Apache-2.0"}
+        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, generator_sha256: str | None = None) -> "StylePrior":
+        """Load a prior, and refuse it if it does not belong to the generator of the given sha256."""
+        from diffusers import DDIMScheduler
+        from diffusers.models.transformers.prior_transformer import PriorTransformer
+        from safetensors.torch import load_file
+
+        folder = Path(folder)
+        config = _read_config(folder)
+        if generator_sha256 not in (None, config["generator_sha256"]):
+            raise StyleAvatarError(
+                "this style prior belongs to another generator",
+                got=f"generator {generator_sha256[:12]}",
+                expected=f"generator {config['generator_sha256'][:12]} ({folder})",
+                remedy="train the prior again for this generator: styleavatar3d train stylespace",
+            )
+        tensors = load_file(folder / "statistics.safetensors")
+        statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
+        statistics.load_state_dict(tensors)
+        denoiser = PriorTransformer.from_pretrained(folder / "denoiser").float()
+        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        prior = cls(denoiser, scheduler, statistics, config["slots"], config["generator_sha256"])
+        return prior.eval().requires_grad_(False)
+
+
+def _read_config(folder: Path) -> dict:
+    try:
+        config = json.loads((folder / "config.json").read_text())
+        return {"slots": int(config["slots"]), "generator_sha256": str(config["generator_sha256"])}
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise StyleAvatarError(
+            "this folder holds no style prior",
+            got=f"{folder} ({type(error).__name__}: {error})",
+            expected="config.json with slots and generator_sha256, denoiser/, scheduler/, statistics.safetensors",
+            remedy="styleavatar3d train stylespace --config stylespace/miniature",
+        ) from None

@@ -1,0 +1,177 @@
+"""Train the style prior on pairs of codes and embeddings."""
+
+import copy
+import math
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from styleavatar3d.config import save_config
+from styleavatar3d.errors import Stopped, StyleAvatarError
+from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
+from styleavatar3d.runtime.distributed import World, connect
+from styleavatar3d.runtime.random import generator as random_generator
+from styleavatar3d.runtime.random import key
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.tracking import Progress, Tracker
+from styleavatar3d.stylespace import codes, evaluate
+from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
+from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, StylePrior
+
+
+@dataclass
+class TrainState:
+    """Everything a checkpoint saves. `average` is what the prior becomes."""
+
+    prior: StylePrior
+    average: nn.Module
+    optimizer: torch.optim.Optimizer
+    seen: int = 0
+    """pairs"""
+
+    def tensors(self) -> dict[str, Tensor]:
+        denoiser = {f"denoiser.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
+        average = {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        return denoiser | average | optimizer_tensors(self.optimizer, "optimizer")
+
+    def restore(self, seen: int, tensors: dict[str, Tensor]) -> None:
+        self.seen = seen
+        for prefix, module in (("denoiser.", self.prior.denoiser), ("average.", self.average)):
+            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
+        load_optimizer(self.optimizer, tensors, "optimizer")
+
+
+def train(config: StyleSpaceConfig) -> dict[str, Any]:
+    """Make the pairs if they are not there, train, write `weights/`, and say how well held-out pairs are found again.
+
+    The same call resumes. Raises Stopped after a checkpoint when told to stop.
+    """
+    world, storage, settings = connect(), Storage.open(config.run.out), config.train
+    if world.main:
+        codes.make(config)
+        storage.publish("config.yaml", save_config(config).encode())
+    world.wait()
+    manifest, pairs, statistics = codes.load(config.data.codes)
+    training, held_out = split(pairs, config.data.held_out)
+    torch.manual_seed(key(config.run.seed, "denoiser"))
+    prior = StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"]).to(world.device)
+    optimizer = torch.optim.AdamW(prior.denoiser.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
+    state = TrainState(prior, copy.deepcopy(prior.denoiser).requires_grad_(False), optimizer)
+    checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
+    if checkpoint := checkpoints.latest():
+        state.restore(checkpoint.position, checkpoint.tensors)
+    tracker = Tracker(config.track, storage, config.model_dump(mode="json"), state.seen) if world.main else None
+    progress, next_checkpoint = Progress("stylespace", total, state.seen, config.track.seconds), _next(config, state.seen)
+    with StopSignal() as stop:
+        while state.seen < total:
+            progress.add({"loss": step(state, training, settings, config.run.seed, world)})
+            stopping = world.any(stop.requested)
+            if tracker and (progress.due() or state.seen >= total):
+                tracker.report(state.seen, progress.line(state.seen))
+            if state.seen >= next_checkpoint or stopping or state.seen >= total:
+                next_checkpoint = _next(config, state.seen)
+                if world.main:
+                    checkpoints.save(state.seen, state.tensors(), {})
+            if stopping and state.seen < total:
+                raise Stopped("training of the style prior was stopped", remedy="the same command goes on")
+    summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
+    prior.denoiser = state.average
+    if tracker:
+        publish_weights(storage, prior)
+        summary |= evaluate.measure(config, prior.eval(), held_out)
+        tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
+        tracker.close()
+    world.wait()
+    return summary
+
+
+def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
+    """One step on the batch that belongs to this position of the run; returns the loss."""
+    batch = draw_batch(state, pairs, settings, seed, world)
+    for group in state.optimizer.param_groups:
+        group["lr"] = settings.learning_rate * schedule(state.seen, settings)
+    state.optimizer.zero_grad(set_to_none=True)
+    loss = state.prior.loss(**batch)
+    loss.backward()
+    world.average_gradients(state.prior.denoiser)
+    nn.utils.clip_grad_norm_(state.prior.denoiser.parameters(), 1.0)
+    state.optimizer.step()
+    state.seen += settings.batch
+    _update_average(state, settings)
+    return world.average(loss.detach()).item()
+
+
+def draw_batch(
+    state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
+) -> dict[str, Tensor]:
+    """This rank's part of the batch at `state.seen`: standard codes, conditions, times and noise."""
+    statistics, size = state.prior.statistics, settings.batch
+    draw = random_generator(seed, "style batch", state.seen)
+    indices = batch_indices(seed, state.seen, size, len(pairs["codes"]))
+    crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
+    disturbance = settings.noise * torch.randn(size, pairs["embeddings"].shape[2], generator=draw)
+    kept = torch.rand(size, 1, generator=draw) >= settings.drop
+    timesteps = torch.randint(TRAIN_TIMESTEPS, (size,), generator=draw)
+    noise = torch.randn(size, pairs["codes"].shape[1], generator=draw)
+    share = world.share(size)
+    part = slice(world.rank * share, (world.rank + 1) * share)
+    embeddings = pairs["embeddings"][indices, crops][part].to(world.device)
+    condition = statistics.condition(embeddings) + disturbance[part].to(world.device)
+    return {
+        "standard": statistics.standard_code(pairs["codes"][indices][part].to(world.device)),
+        "condition": condition * kept[part].to(world.device),
+        "timesteps": timesteps[part].to(world.device),
+        "noise": noise[part].to(world.device),
+    }
+
+
+def batch_indices(seed: int, position: int, batch: int, count: int) -> Tensor:
+    """Which pairs the samples position .. position + batch are: each epoch reads every pair once, in its own order."""
+    epochs = range(position // count, (position + batch - 1) // count + 1)
+    order = torch.cat([torch.randperm(count, generator=random_generator(seed, "order", epoch)) for epoch in epochs])
+    first = position - epochs.start * count
+    return order[first : first + batch]
+
+
+def schedule(seen: int, settings: TrainConfig) -> float:
+    """Learning rate over its peak: linear warm-up, then half a cosine to zero."""
+    warmup, total = settings.warmup_kpairs * 1000, settings.kpairs * 1000
+    rise = min(1.0, (seen + settings.batch) / warmup) if warmup else 1.0
+    return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / total)))
+
+
+def split(pairs: dict[str, Tensor], held_out: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
+    """Training pairs, and the last `held_out`."""
+    count = len(pairs["codes"])
+    if held_out >= count:
+        raise StyleAvatarError("no pairs are left to train on", got=f"{held_out} of {count} held out",
+                               expected="data.held_out below data.count")
+    return ({name: value[:-held_out] for name, value in pairs.items()},
+            {name: value[-held_out:] for name, value in pairs.items()})
+
+
+def publish_weights(storage: Storage, prior: StylePrior) -> None:
+    """Put the prior's folder under `weights/` of the run."""
+    with TemporaryDirectory() as temporary:
+        prior.save_pretrained(temporary)
+        for path in sorted(Path(temporary).rglob("*")):
+            if path.is_file():
+                storage.publish(f"weights/{path.relative_to(temporary)}", path.read_bytes())
+
+
+@torch.no_grad()
+def _update_average(state: TrainState, settings: TrainConfig) -> None:
+    half_life = min(settings.ema_kpairs * 1000, 0.1 * state.seen)
+    weight = 1 - 0.5 ** (settings.batch / half_life)
+    for mean, value in zip(state.average.parameters(), state.prior.denoiser.parameters(), strict=True):
+        mean.lerp_(value, weight)
+
+
+def _next(config: StyleSpaceConfig, seen: int) -> float:
+    period = config.track.checkpoint_kpairs * 1000
+    return (seen // period + 1) * period
