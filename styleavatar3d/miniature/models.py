@@ -1,0 +1,140 @@
+"""The miniature world's models: ordinary `diffusers` and `transformers` classes at small sizes.
+
+64 px images, 16x16 latents, a text tower of whole words. The folder that `build_pipeline(...).save_pretrained` writes is
+an ordinary `StableDiffusionControlNetPipeline`, so the same code runs the miniature and the full-size models.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from pydantic import Field
+
+from styleavatar3d.config import Strict
+from styleavatar3d.encoders.tokenizer import build_tokenizer
+
+if TYPE_CHECKING:
+    from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
+    from transformers import CLIPModel, PreTrainedTokenizerFast
+
+IMAGE_SIZE, LATENT_SIZE = 64, 16
+
+
+class MiniatureModels(Strict):
+    """Sizes of the small models; the defaults are the shipped ones."""
+
+    tokens: int = Field(56, ge=8)
+    """length of a prompt in tokens, both ends included"""
+    text_width: int = 128
+    text_layers: int = 3
+    image_width: int = 128
+    image_layers: int = 4
+    embedding: int = 128
+    """size of the joint image-text space"""
+    codec_channels: tuple[int, int, int] = (16, 32, 64)
+    latent_channels: int = 8
+    unet_channels: tuple[int, int, int] = (64, 96, 128)
+    unet_layers: int = 1
+    heads: int = 4
+
+
+def build_clip(config: MiniatureModels, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
+    """A random CLIP: 64 px in patches of 8, causal text tower pooled at the end token."""
+    from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
+
+    text = CLIPTextConfig(
+        vocab_size=len(tokenizer), max_position_embeddings=config.tokens, hidden_size=config.text_width,
+        intermediate_size=3 * config.text_width, num_hidden_layers=config.text_layers, num_attention_heads=config.heads,
+        projection_dim=config.embedding, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+    )
+    image = CLIPVisionConfig(
+        hidden_size=config.image_width, intermediate_size=3 * config.image_width, num_hidden_layers=config.image_layers,
+        num_attention_heads=config.heads, image_size=IMAGE_SIZE, patch_size=8, projection_dim=config.embedding,
+    )
+    return CLIPModel(
+        CLIPConfig(text_config=text.to_dict(), vision_config=image.to_dict(), projection_dim=config.embedding)
+    )
+
+
+def build_codec(config: MiniatureModels) -> AutoencoderKL:
+    """A random autoencoder: 64 px RGB in [-1, 1] to a 16x16 latent and back."""
+    from diffusers import AutoencoderKL
+
+    return AutoencoderKL(
+        block_out_channels=config.codec_channels, layers_per_block=1, norm_num_groups=8, sample_size=IMAGE_SIZE,
+        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
+        latent_channels=config.latent_channels, mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
+    )
+
+
+def build_unet(config: MiniatureModels) -> UNet2DConditionModel:
+    """A random denoiser of 16x16 latents; attention where it is cheap, at 8x8 and 4x4."""
+    from diffusers import UNet2DConditionModel
+
+    return UNet2DConditionModel(
+        down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+        out_channels=config.latent_channels, sample_size=LATENT_SIZE, **_denoiser(config),
+    )
+
+
+def build_controlnet(config: MiniatureModels) -> ControlNetModel:
+    """A random ControlNet for 64 px pictures. Its embedding halves twice (/4): the default /8 misses a 16x16 latent.
+
+    It has no attention: where things are is all that it has to say, the UNet reads the words.
+    """
+    from diffusers import ControlNetModel
+
+    return ControlNetModel(
+        down_block_types=("DownBlock2D",) * 3, mid_block_type="UNetMidBlock2D",
+        conditioning_embedding_out_channels=(16, 32, 64), **_denoiser(config),
+    )
+
+
+def _denoiser(config: MiniatureModels) -> dict[str, Any]:
+    return {
+        "in_channels": config.latent_channels, "block_out_channels": config.unet_channels,
+        "layers_per_block": config.unet_layers, "cross_attention_dim": config.text_width,
+        "attention_head_dim": config.heads, "norm_num_groups": 16,
+    }
+
+
+def build_scheduler() -> Any:
+    """v-prediction on a cosine schedule that ends in pure noise (zero terminal SNR, arXiv:2305.08891); 10-12 steps do."""
+    from diffusers import DPMSolverMultistepScheduler
+
+    return DPMSolverMultistepScheduler(
+        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
+        timestep_spacing="trailing", algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True,
+    )
+
+
+def assemble(tokenizer: Any, clip: CLIPModel, codec: Any, unet: Any, controlnet: Any) -> Any:
+    """The pipeline of these parts; its text encoder is the text tower of `clip`."""
+    from diffusers import StableDiffusionControlNetPipeline
+
+    return StableDiffusionControlNetPipeline(
+        vae=codec, text_encoder=text_tower(clip), tokenizer=tokenizer, unet=unet, controlnet=controlnet,
+        scheduler=build_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+    )
+
+
+def text_tower(clip: CLIPModel) -> Any:
+    """A stock `CLIPTextModel` that holds the weights of the text tower of `clip`."""
+    from transformers import CLIPTextModel
+
+    tower = CLIPTextModel(clip.config.text_config)
+    tower.load_state_dict(clip.text_model.state_dict())
+    return tower.eval()
+
+
+def build_pipeline(config: MiniatureModels | None = None) -> StableDiffusionControlNetPipeline:
+    """The pipeline with random weights, over the words that prompts can contain."""
+    from styleavatar3d.synthesis.prompts import vocabulary
+
+    config = config or MiniatureModels()
+    tokenizer = build_tokenizer(vocabulary(), config.tokens)
+    return assemble(
+        tokenizer, build_clip(config, tokenizer), build_codec(config), build_unet(config), build_controlnet(config)
+    )
