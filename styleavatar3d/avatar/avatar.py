@@ -13,7 +13,8 @@ from torch import Tensor
 from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.runtime.media import to_uint8
+from styleavatar3d.runtime.media import mp4, to_uint8
+from styleavatar3d.stylespace.codes import generator_sha256
 
 if TYPE_CHECKING:
     from PIL import Image
@@ -68,14 +69,17 @@ class Avatar:
                                    expected=f"a multiple of {scale} up to {LARGEST_VIEW} pixels")
         return size // scale, max(1, _RAYS_AT_ONCE // size**2)
 
-    def turntable(self, path: str | Path, frames: int = 48, size: int | None = None, fps: int = 24) -> Path:
-        """An MP4 of one full turn at eye height; it starts at the front and loops without a jump."""
-        from styleavatar3d.avatar.video import write_video
-
+    def turn(self, frames: int = 48, size: int | None = None) -> UInt8[Tensor, "frames 3 size size"]:
+        """The pictures of one full turn from slightly above eye height; the last leads back to the first, the front."""
         if not 1 <= frames <= MOST_FRAMES:
-            raise StyleAvatarError("a turntable of this length is not made", got=frames, expected=f"1 to {MOST_FRAMES} frames")
-        yaw = torch.arange(frames) * (360.0 / frames)
-        return write_video(path, self.views(orbit_labels(yaw, torch.full((frames,), 5.0)), size), fps)
+            raise StyleAvatarError("no turn has this many pictures", got=frames, expected=f"1 to {MOST_FRAMES}")
+        return self.views(orbit_labels(torch.arange(frames) * (360.0 / frames), torch.full((frames,), 5.0)), size)
+
+    def turntable(self, path: str | Path, frames: int = 48, size: int | None = None, fps: int = 24) -> Path:
+        """Write an MP4 of one full turn, which loops without a jump. The size must be even."""
+        if Path(path).suffix.lower() != ".mp4":
+            raise StyleAvatarError("a turntable is written as MP4", got=str(path), expected="a name that ends in .mp4")
+        return write_whole(path, mp4(self.turn(frames, size), fps))
 
     def mesh(self, resolution: int = 128, level: float = 10.0) -> "Mesh":
         """The surface where the density passes `level` (per world unit), coloured, in metres."""
@@ -83,22 +87,21 @@ class Avatar:
 
         return extract(self, resolution, level)
 
-    def save(self, path: str | Path) -> Path:
-        """Write the codes and the provenance as one safetensors file; it is a kilobyte, the generator is not in it."""
+    def to_bytes(self) -> bytes:
+        """A safetensors file of the codes and the provenance: a few kilobytes, for the generator is not in it."""
         from safetensors.torch import save
 
-        from styleavatar3d.stylespace.codes import generator_sha256
-
         about = {**self.provenance, "generator_sha256": generator_sha256(self.generator)}
-        metadata = {"format": FORMAT, "provenance": json.dumps(about)}
-        return write_whole(path, save({"codes": self.codes.contiguous()}, metadata=metadata))
+        return save({"codes": self.codes.contiguous()}, {"format": FORMAT, "provenance": json.dumps(about)})
+
+    def save(self, path: str | Path) -> Path:
+        """Write the avatar file, which `load` reads back."""
+        return write_whole(path, self.to_bytes())
 
     @classmethod
     def load(cls, path: str | Path, generator: "Generator") -> "Avatar":
         """Read an avatar file and refuse it if another generator made it."""
         from safetensors import SafetensorError, safe_open
-
-        from styleavatar3d.stylespace.codes import generator_sha256
 
         try:
             with safe_open(str(path), framework="pt") as file:
@@ -106,12 +109,14 @@ class Avatar:
                 if metadata.get("format") != FORMAT:
                     raise ValueError("its metadata do not say so")
                 provenance, codes = json.loads(metadata["provenance"]), file.get_tensor("codes")
+            if codes.shape != (generator.config.slots, generator.config.w_dim):
+                raise ValueError(f"codes of shape {tuple(codes.shape)}")
         except (OSError, SafetensorError, ValueError, KeyError) as error:
             raise StyleAvatarError("this file is no avatar", got=f"{path} ({error})",
                                    expected="a .safetensors file written by Avatar.save") from None
-        if provenance["generator_sha256"] != (ours := generator_sha256(generator)):
-            raise StyleAvatarError("this avatar belongs to another generator",
-                                   got=f"generator {provenance['generator_sha256'][:12]}", expected=f"generator {ours[:12]}",
-                                   remedy="open it with the pipeline folder that made it")
+        theirs, ours = provenance.pop("generator_sha256", "unknown"), generator_sha256(generator)
+        if theirs != ours:
+            raise StyleAvatarError("this avatar belongs to another generator", got=f"generator {theirs[:12]}",
+                                   expected=f"generator {ours[:12]}", remedy="open it with the pipeline that made it")
         return cls(codes, generator, provenance)
 

@@ -80,7 +80,7 @@ def _from_array(source: "np.ndarray | Tensor") -> "Image.Image":
     fits = array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
     if not fits or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise StyleAvatarError("this array is no picture", got=f"{array.dtype} {array.shape}",
-                               expected="uint8, or floats in [0, 1], of shape [height, width] or [height, width, 3 or 4]")
+                               expected="uint8, or floats in [0, 1]; [height, width] or [height, width, 3 or 4]")
     _check_pixels((array.shape[1], array.shape[0]), "array")
     if array.dtype != np.uint8:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):

@@ -8,7 +8,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.config import save_config
@@ -66,7 +65,8 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint.position, checkpoint.tensors)
     tracker = Tracker(config.track, storage, config.model_dump(mode="json"), state.seen) if world.main else None
-    progress, next_checkpoint = Progress("stylespace", total, state.seen, config.track.seconds), _next(config, state.seen)
+    progress = Progress("stylespace", total, state.seen, config.track.seconds)
+    next_checkpoint = _next(config, state.seen)
     with StopSignal() as stop:
         while state.seen < total:
             progress.add({"loss": step(state, training, settings, config.run.seed, world)})
