@@ -4,6 +4,7 @@
 float32 rounding. Gradients reach planes and decoder; sample depths count as constants.
 """
 
+from collections.abc import Sequence
 from typing import Literal, NamedTuple
 
 import torch
@@ -12,6 +13,8 @@ from jaxtyping import Float
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.ops import _fused
+from styleavatar3d.ops._build import cpu_kernels
 from styleavatar3d.ops.composite import Rendering, composite, importance_depths, interval_weights, stratified_depths
 from styleavatar3d.ops.sample_planes import sample_planes
 
@@ -70,10 +73,17 @@ def render_planes(
     """
     _check_field(planes, decoder, origins, depths)
     _check_rays(origins, directions, near, far, coarse, fine)
-    return render_planes_reference(
-        planes, decoder, origins, directions, near, far, coarse, fine,
-        box=box, depths=depths, density_gain=density_gain, hidden=hidden, colors=colors,
-    )  # fmt: skip
+    rays = (origins, directions, near, far, coarse, fine)
+    if not _fits_kernel(planes, decoder, rays):
+        return render_planes_reference(
+            planes, decoder, *rays, box=box, depths=depths, density_gain=density_gain, hidden=hidden, colors=colors
+        )
+    planes, decoder = _pad(planes, decoder)
+    rays = [part.contiguous() for part in rays]
+    features, mask, depth, _ = _fused.render_planes(
+        planes, *decoder, *rays, box, list(depths), density_gain, hidden == "leaky_relu", colors == "sigmoid"
+    )
+    return Rendering(features, mask, depth)
 
 
 def render_planes_reference(
@@ -126,6 +136,13 @@ def sample_field(
 ) -> tuple[Float[Tensor, "batch points features"], Float[Tensor, "batch points"]]:
     """Features and raw density (before softplus(raw - 1)) of world points; arguments as in `render_planes`."""
     _check_field(planes, decoder, points, depths)
+    needs_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in (planes, *decoder))
+    if not needs_gradient and _fits_kernel(planes, decoder, [points]):
+        planes, decoder = _pad(planes, decoder)
+        leaky, sigmoid = hidden == "leaky_relu", colors == "sigmoid"
+        return cpu_kernels().sample_field(
+            planes, list(decoder), points.contiguous(), box, list(depths), leaky, sigmoid
+        )
     return sample_field_reference(planes, decoder, points, box=box, depths=depths, hidden=hidden, colors=colors)
 
 
@@ -152,6 +169,31 @@ def decode(
     outputs = (activations @ decoder.output_weight + decoder.output_bias).clamp(-OUTPUT_LIMIT, OUTPUT_LIMIT)
     raw_density, decoded = outputs[..., 0], outputs[..., 1:]
     return (decoded.sigmoid() * 1.002 - 0.001 if colors == "sigmoid" else decoded), raw_density
+
+
+def _fits_kernel(planes: Tensor, decoder: Decoder, geometry: Sequence[Tensor]) -> bool:
+    """Whether the kernel computes this: float32 on a CPU, no gradient to points or rays, sizes that fit."""
+    tensors = (planes, *decoder, *geometry)
+    return (
+        all(tensor.device.type == "cpu" and tensor.dtype == torch.float32 for tensor in tensors)
+        and not (torch.is_grad_enabled() and any(part.requires_grad for part in geometry))
+        and planes.shape[4] <= _fused.MAX_CHANNELS
+        and decoder.output_bias.shape[0] - 1 <= _fused.MAX_FEATURES
+        and cpu_kernels() is not None
+    )
+
+
+def _pad(planes: Tensor, decoder: Decoder) -> tuple[Tensor, Decoder]:
+    """Contiguous planes and decoder whose sizes are multiples of what the kernel takes; zeros change no result."""
+    channels = -planes.shape[4] % _fused.CHANNELS_MULTIPLE
+    units = -decoder.hidden_bias.shape[0] % _fused.HIDDEN_MULTIPLE
+    padded = Decoder(
+        F.pad(decoder.hidden_weight, (0, units, 0, channels)).contiguous(),
+        F.pad(decoder.hidden_bias, (0, units)).contiguous(),
+        F.pad(decoder.output_weight, (0, 0, 0, units)).contiguous(),
+        decoder.output_bias.contiguous(),
+    )
+    return (F.pad(planes, (0, channels)) if channels else planes).contiguous(), padded
 
 
 def _check_field(planes: Tensor, decoder: Decoder, points: Tensor, depths: tuple[int, int, int]) -> None:

@@ -1,0 +1,133 @@
+"""Compile the CPU kernels at first use, once per user, source, PyTorch version and kind of processor.
+
+They are kept in `$STYLEAVATAR3D_CACHE/kernels` (default `~/.cache/styleavatar3d/kernels`). Where they cannot be built,
+one warning says why and the plain PyTorch twins are used. `STYLEAVATAR3D_KERNELS=off` asks for the twins; `required`
+makes a failed build an error.
+"""
+
+import functools
+import hashlib
+import os
+import platform
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from styleavatar3d.errors import StyleAvatarError
+
+SOURCES = Path(__file__).parent / "csrc" / "cpu"
+SWITCH = "STYLEAVATAR3D_KERNELS"
+_MODES = ("auto", "off", "required")
+_MACHINE_FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
+
+
+def cpu_kernels():
+    """The namespace of compiled operators, or None where the reference has to do."""
+    mode = os.environ.get(SWITCH, "auto")
+    if mode not in _MODES:
+        raise StyleAvatarError(f"{SWITCH} has an unknown value", got=mode, expected=" or ".join(_MODES))
+    return None if mode == "off" else _load(required=mode == "required")
+
+
+@functools.cache
+def _load(required: bool):
+    try:
+        _load_library()
+    except Exception as error:  # a compiler has many ways to be missing or broken; all end the same
+        if required:
+            raise StyleAvatarError("the CPU kernels could not be built", got=str(error), remedy=_remedy()) from error
+        warnings.warn(
+            f"the CPU kernels could not be built, slower plain PyTorch is used instead ({_remedy()}). "
+            f"Cause: {_shorten(str(error))}",
+            RuntimeWarning,
+            stacklevel=4,
+        )
+        return None
+    return torch.ops.styleavatar3d_cpu
+
+
+def _load_library() -> None:
+    library = _cache_folder() / f"render_planes-{_key()}.so"
+    if not library.exists():
+        with _locked(library.with_suffix(".lock")):
+            if not library.exists():
+                _compile(library)
+    torch.ops.load_library(library)
+
+
+def _compile(library: Path) -> None:
+    """Build in a folder of our own, then publish by one rename: a killed build leaves nothing that is trusted."""
+    from torch.utils import cpp_extension
+
+    openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
+    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _tools_on_path():
+        cpp_extension.load(
+            name="render_planes",
+            sources=[str(SOURCES / "render_planes.cpp")],
+            extra_cflags=["-O3", *openmp, *_machine_flags()],
+            extra_ldflags=openmp,
+            build_directory=folder,
+            with_cuda=False,
+            is_python_module=False,
+        )
+        os.replace(Path(folder) / "render_planes.so", library)
+
+
+def _cache_folder() -> Path:
+    root = os.environ.get("STYLEAVATAR3D_CACHE") or Path.home() / ".cache" / "styleavatar3d"
+    folder = Path(root) / "kernels"
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
+
+
+def _key() -> str:
+    digest = hashlib.sha256()
+    for part in (torch.__version__, platform.machine(), *_machine_flags()):
+        digest.update(part.encode())
+    for source in sorted(SOURCES.iterdir()):
+        digest.update(source.read_bytes())
+    return digest.hexdigest()[:16]
+
+
+def _machine_flags() -> list[str]:
+    """Widest vectors that PyTorch itself would use here, rather than -march=native: homes are shared by machines."""
+    return _MACHINE_FLAGS.get(torch.backends.cpu.get_cpu_capability(), [])
+
+
+@contextmanager
+def _locked(path: Path) -> Iterator[None]:
+    """Hold an advisory lock, which the system releases even if this process is killed."""
+    import fcntl
+
+    with path.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+@contextmanager
+def _tools_on_path() -> Iterator[None]:
+    """Let the build find a ninja installed beside this interpreter, whether its environment is activated or not."""
+    before = os.environ.get("PATH", "")
+    os.environ["PATH"] = os.pathsep.join([before, str(Path(sys.executable).parent)])
+    try:
+        yield
+    finally:
+        os.environ["PATH"] = before
+
+
+def _remedy() -> str:
+    compiler = os.environ.get("CXX", "c++")
+    missing = [tool for tool in (compiler, "ninja") if not shutil.which(tool)]
+    if missing:
+        return f"install {' and '.join(missing)}, or set {SWITCH}=off"
+    return f"set {SWITCH}=off to stop trying"
+
+
+def _shorten(text: str, limit: int = 600) -> str:
+    return text if len(text) <= limit else f"{text[:limit]}..."
