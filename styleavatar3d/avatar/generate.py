@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -50,10 +50,11 @@ def generate(
     start = time.monotonic()
     pipeline = AvatarPipeline.from_pretrained(model, seeds_only=not (prompts or images))
     loaded = time.monotonic()
-    settings = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "seed": seed}
-    avatars, first_view = {}, 0.0
+    settings: dict[str, Any] = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "seed": seed}
+    avatars: dict[str, Avatar] = {}
+    first_view = 0.0
     for name, asked in _requests(prompts, images, seeds).items():
-        avatar = pipeline(**(settings | asked))
+        avatar = cast(Avatar, pipeline(**(settings | asked)))
         avatar.render(size=size)
         first_view = first_view or time.monotonic() - loaded
         avatars[name] = avatar
@@ -87,7 +88,7 @@ def export(avatar: str, out: str, mesh: int = 128, model: str | None = None) -> 
         shape = trimesh.Trimesh(surface.vertices, surface.faces, vertex_normals=surface.normals, process=False,
                                 vertex_colors=(surface.colors * 255).round().astype("uint8"))
         data = shape.export(file_type=ending[1:])
-        write_whole(out, data.encode() if isinstance(data, str) else data)
+        write_whole(out, data if isinstance(data, bytes) else str(data).encode())
     return {"out": out, "vertices": len(surface.vertices), "faces": len(surface.faces)}
 
 

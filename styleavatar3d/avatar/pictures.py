@@ -2,19 +2,16 @@
 
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from jaxtyping import Float
+from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
 
-if TYPE_CHECKING:
-    from PIL import Image
-
-Picture = "str | Path | Image.Image | np.ndarray | Tensor"
+Picture = str | Path | Image.Image | np.ndarray | Tensor
 MOST_PIXELS = 64_000_000
 BACKGROUND = (127, 127, 127)
 """the grey behind every figure of the little world; a transparent picture is laid on it"""
@@ -26,8 +23,6 @@ def read_picture(source: Picture, size: int) -> Float[Tensor, "3 size size"]:
     Any mode, palette, alpha and EXIF rotation; 16 bits are reduced to 8. Arrays are uint8, or floats in [0, 1].
     A picture that is not square is centred on a grey square. Raises StyleAvatarError if it is none or above 64 MP.
     """
-    from PIL import Image, ImageOps
-
     image = ImageOps.exif_transpose(_to_pil(source))
     flat = _flatten(image)
     side = max(flat.size)
@@ -37,9 +32,7 @@ def read_picture(source: Picture, size: int) -> Float[Tensor, "3 size size"]:
     return torch.from_numpy(np.asarray(square).copy()).permute(2, 0, 1).float() / 127.5 - 1
 
 
-def _to_pil(source: Picture) -> "Image.Image":
-    from PIL import Image
-
+def _to_pil(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
         _check_pixels(source.size, "picture")
         return source
@@ -51,9 +44,7 @@ def _to_pil(source: Picture) -> "Image.Image":
                            expected="a path, a PIL image, or an array [height, width, channels]")
 
 
-def _open(path: Path) -> "Image.Image":
-    from PIL import Image, UnidentifiedImageError
-
+def _open(path: Path) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
@@ -71,9 +62,7 @@ def _open(path: Path) -> "Image.Image":
     return image
 
 
-def _from_array(source: "np.ndarray | Tensor") -> "Image.Image":
-    from PIL import Image
-
+def _from_array(source: np.ndarray | Tensor) -> Image.Image:
     array = np.asarray(source.detach().cpu() if isinstance(source, Tensor) else source)
     if array.ndim == 3 and array.shape[2] == 1:
         array = array[:, :, 0]
@@ -89,10 +78,8 @@ def _from_array(source: "np.ndarray | Tensor") -> "Image.Image":
     return Image.fromarray(array)
 
 
-def _flatten(image: "Image.Image") -> "Image.Image":
+def _flatten(image: Image.Image) -> Image.Image:
     """RGB; transparent parts become the grey of the background."""
-    from PIL import Image
-
     if image.mode.startswith(("I", "F")):
         image = _eight_bits(image)
     if not image.has_transparency_data:
@@ -101,9 +88,7 @@ def _flatten(image: "Image.Image") -> "Image.Image":
     return Image.alpha_composite(Image.new("RGBA", front.size, (*BACKGROUND, 255)), front).convert("RGB")
 
 
-def _eight_bits(image: "Image.Image") -> "Image.Image":
-    from PIL import Image
-
+def _eight_bits(image: Image.Image) -> Image.Image:
     values = np.asarray(image, dtype=np.float64)
     brightest = 65535 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1.0)
     return Image.fromarray((np.nan_to_num(values).clip(0, brightest) / brightest * 255).round().astype(np.uint8))

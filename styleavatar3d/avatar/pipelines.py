@@ -1,8 +1,9 @@
 """From a prompt, a picture or a seed to an avatar: CLIP, the style prior and the generator, in one call."""
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float
@@ -20,6 +21,7 @@ from styleavatar3d.stylespace.codes import generator_sha256
 from styleavatar3d.stylespace.diffusion import Modality, StylePrior
 
 _VIEWS_AT_ONCE = 16
+Part = TypeVar("Part")
 
 
 class AvatarPipeline:
@@ -41,7 +43,7 @@ class AvatarPipeline:
             raise StyleAvatarError("this folder holds no avatar pipeline", got=str(root),
                                    expected="a folder with generator/, stylespace/ and clip/",
                                    remedy="leave the folder out to use the shipped weights")
-        generator = Generator.from_pretrained(root / "generator").eval().requires_grad_(False)
+        generator = Generator.from_pretrained(str(root / "generator"))
         if seeds_only:
             return cls(generator, None, None, root.name)
         prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
@@ -66,46 +68,42 @@ class AvatarPipeline:
             guidance: of the style prior; 1 follows the condition as trained, more insists on it
             candidates: codes drawn for each prompt or picture; CLIP keeps the one whose front view is nearest to it
         """
-        if prompt is not None and image is not None:
-            raise StyleAvatarError("a prompt and a picture were both given", expected="one of prompt, image, seed")
-        if prompt is None and image is None and seed is None:
-            raise StyleAvatarError("nothing was asked for", expected="one of prompt, image, seed")
+        given = {name: value for name, value in (("prompt", prompt), ("image", image)) if value is not None}
+        if len(given) > 1 or (not given and seed is None):
+            raise StyleAvatarError("one thing has to be asked for", got=", ".join(given) or "nothing",
+                                   expected="a prompt, an image or a seed")
         _check_numbers(truncation, candidates)
-        asked: Any = prompt if prompt is not None else image if image is not None else seed
-        several = isinstance(asked, (list, tuple, range))
-        wanted = list(asked) if several else [asked]
-        settings = {"truncation": truncation}
-        if prompt is None and image is None:
-            avatars = [self._from_seed(one, settings) for one in wanted]
+        if given:
+            [(kind, asked)] = given.items()
+            settings = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "seed": seed or 0}
+            make = partial(self._from_text if kind == "prompt" else self._from_picture, settings=settings)
         else:
-            settings |= {"guidance": guidance, "candidates": candidates, "seed": 0 if seed is None else seed}
-            embed = self._embed_text if prompt is not None else self._embed_image
-            avatars = [self._from_embedding(*embed(one), settings) for one in wanted]
-        return avatars if several else avatars[0]
+            asked, make = seed, partial(self._from_seed, settings={"truncation": truncation})
+        return [make(one) for one in asked] if isinstance(asked, (list, tuple, range)) else make(asked)
 
     @torch.inference_mode()
-    def _from_seed(self, seed: int, settings: dict[str, Any]) -> Avatar:
+    def _from_seed(self, seed: Any, settings: dict[str, Any]) -> Avatar:
         if isinstance(seed, bool) or not isinstance(seed, int):
             raise StyleAvatarError("this is no seed", got=seed, expected="a whole number")
-        z = normal(seed, "avatar", 0, (1, self.generator.config.z_dim))
+        z = normal(seed, "avatar", 0, (1, self.generator.config.z_dim)).to(self.generator.w_mean)
         codes = self.generator.mapping(z, truncation=settings["truncation"])
         return self._avatar(codes[0], {"seed": seed, **settings})
 
-    def _embed_text(self, prompt: str) -> tuple[Tensor, Modality, dict[str, Any]]:
+    def _from_text(self, prompt: Any, settings: dict[str, Any]) -> Avatar:
         if not isinstance(prompt, str):
             raise StyleAvatarError("this is no prompt", got=type(prompt).__name__, expected="a text")
-        return self._parts()[1].texts([prompt]), "text", {"prompt": prompt}
+        return self._from_embedding(self._encoder.texts([prompt]), "text", {"prompt": prompt}, settings)
 
-    def _embed_image(self, picture: Picture) -> tuple[Tensor, Modality, dict[str, Any]]:
-        pixels = read_picture(picture, self.generator.config.resolution)
+    def _from_picture(self, picture: Any, settings: dict[str, Any]) -> Avatar:
+        pixels = read_picture(picture, self.generator.config.image_resolution)
         origin = str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__
-        return self._parts()[1].images(pixels[None]), "image", {"image": origin}
+        return self._from_embedding(self._encoder.images(pixels[None]), "image", {"image": origin}, settings)
 
     @torch.inference_mode()
     def _from_embedding(
         self, embedding: Float[Tensor, "1 clip"], modality: Modality, asked: dict[str, Any], settings: dict[str, Any]
     ) -> Avatar:
-        prior, clip = self._parts()
+        prior, clip = self._prior, self._encoder
         many = embedding.expand(settings["candidates"], -1)
         codes = prior.sample(many, settings["guidance"], settings["seed"], modality=modality)
         codes = self.generator.w_mean + settings["truncation"] * (codes - self.generator.w_mean)
@@ -119,13 +117,16 @@ class AvatarPipeline:
         views = []
         for some in codes.split(_VIEWS_AT_ONCE):
             front = orbit_labels(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
-            views.append(self.generator.render(self.generator.planes(some), front).image)
+            views.append(self.generator.render(self.generator.planes(some), front, codes=some).image)
         return torch.cat(views)
 
-    def _parts(self) -> tuple[StylePrior, ClipEncoder]:
-        if self.prior is None or self.clip is None:
-            raise StyleAvatarError("this pipeline was loaded for seeds only", remedy="load it without seeds_only")
-        return self.prior, self.clip
+    @property
+    def _prior(self) -> StylePrior:
+        return _loaded(self.prior)
+
+    @property
+    def _encoder(self) -> ClipEncoder:
+        return _loaded(self.clip)
 
     def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:
         about = {
@@ -142,3 +143,9 @@ def _check_numbers(truncation: float, candidates: int) -> None:
         got = f"truncation {truncation}, candidates {candidates}"
         raise StyleAvatarError("these settings are out of range", got=got,
                                expected="truncation in [0, 2], candidates in [1, 256]")
+
+
+def _loaded(part: Part | None) -> Part:
+    if part is None:
+        raise StyleAvatarError("this pipeline was loaded for seeds only", remedy="load it without seeds_only")
+    return part

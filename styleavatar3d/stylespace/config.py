@@ -18,24 +18,24 @@ class CodesConfig(Strict):
     count: int = Field(ge=2)
     held_out: int = Field(ge=1)
     """how many of them are never trained on"""
-    crops: int = Field(3, ge=1)
+    crops: int = Field(default=3, ge=1)
     """embeddings a code: the first of the clean render, the others of augmented ones"""
-    yaw: float = Field(20.0, ge=0, le=180)
+    yaw: float = Field(default=20.0, ge=0, le=180)
     """the render's yaw is uniform in +- this many degrees around the front"""
-    pitch: float = Field(10.0, ge=0, lt=90)
-    captions: int = Field(1024, ge=2)
+    pitch: float = Field(default=10.0, ge=0, lt=90)
+    captions: int = Field(default=1024, ge=2)
     """front-view captions that place the text embeddings"""
-    chunk: int = Field(512, ge=1)
+    chunk: int = Field(default=512, ge=1)
     """codes that are published, and lost by a kill, together"""
-    batch: int = Field(16, ge=1)
+    batch: int = Field(default=16, ge=1)
 
 
 class DenoiserConfig(Strict):
     """Size of the PriorTransformer."""
 
-    layers: int = Field(3, ge=1)
-    heads: int = Field(6, ge=1)
-    head_width: int = Field(32, ge=4)
+    layers: int = Field(default=3, ge=1)
+    heads: int = Field(default=6, ge=1)
+    head_width: int = Field(default=32, ge=4)
     prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
 
 
@@ -43,20 +43,20 @@ class TrainConfig(Strict):
     """Schedules are in thousands of pairs seen."""
 
     kpairs: float = Field(gt=0)
-    batch: int = Field(256, ge=1)
+    batch: int = Field(default=256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
-    warmup_kpairs: float = Field(20.0, ge=0)
-    ema_kpairs: float = Field(50.0, gt=0)
+    warmup_kpairs: float = Field(default=20.0, ge=0)
+    ema_kpairs: float = Field(default=50.0, gt=0)
     """half-life of the averaged weights, which are the ones saved"""
-    drop: float = Field(0.1, ge=0, le=1)
+    drop: float = Field(default=0.1, ge=0, le=1)
     """how often the condition is zeroed, for guidance"""
-    noise: float = Field(0.3, ge=0)
+    noise: float = Field(default=0.3, ge=0)
     """standard deviation of the noise on the condition, whose components have spread one"""
 
 
 class StyleTrackConfig(TrackConfig):
-    checkpoint_kpairs: float = Field(200.0, gt=0)
-    retrieval: int = Field(100, ge=0)
+    checkpoint_kpairs: float = Field(default=200.0, gt=0)
+    retrieval: int = Field(default=100, ge=0)
     """held-out pictures among which each must find itself again at the end; 0 skips the rendering"""
 
 

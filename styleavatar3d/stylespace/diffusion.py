@@ -3,9 +3,10 @@
 It stands in for the mapping network (StyleAvatar3D, section 3.4): a picture or a text becomes a code without any fit.
 """
 
+import copy
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -27,10 +28,15 @@ class Statistics(nn.Module):
     are centred by their own mean and scaled by their own spread, and so become exchangeable.
     """
 
+    w_mean: Tensor
+    w_std: Tensor
+    image_mean: Tensor
+    text_mean: Tensor
+    image_spread: Tensor
+    text_spread: Tensor
+
     def __init__(self, w_dim: int, clip_dim: int):
         super().__init__()
-        self.w_mean: Tensor
-        self.w_std: Tensor
         self.register_buffer("w_mean", torch.zeros(w_dim))
         self.register_buffer("w_std", torch.ones(w_dim))
         for modality in ("image", "text"):
@@ -69,7 +75,7 @@ class Statistics(nn.Module):
 class StylePrior(nn.Module):
     """Denoiser, noise schedule and statistics; it belongs to one generator, known by its sha256."""
 
-    def __init__(self, denoiser: nn.Module, scheduler, statistics: Statistics, slots: int, generator_sha256: str):
+    def __init__(self, denoiser: Any, scheduler: Any, statistics: Statistics, slots: int, generator_sha256: str):
         super().__init__()
         self.denoiser, self.scheduler, self.statistics = denoiser, scheduler, statistics
         self.slots, self.generator_sha256 = slots, generator_sha256
@@ -79,7 +85,7 @@ class StylePrior(nn.Module):
         """A prior with random weights."""
         from diffusers import DDIMScheduler
 
-        denoiser = build_denoiser(config, len(statistics.w_mean), len(statistics.get_buffer("image_mean")))
+        denoiser = build_denoiser(config, len(statistics.w_mean), len(statistics.image_mean))
         scheduler = DDIMScheduler(
             num_train_timesteps=TRAIN_TIMESTEPS,
             beta_schedule="squaredcos_cap_v2",
@@ -147,7 +153,7 @@ class StylePrior(nn.Module):
         return self.statistics.code(code)[:, None].repeat(1, self.slots, 1)
 
     def _check(self, embeddings: Tensor, guidance: float, steps: int) -> None:
-        wanted = len(self.statistics.get_buffer("image_mean"))
+        wanted = len(self.statistics.image_mean)
         if embeddings.ndim != 2 or embeddings.shape[1] != wanted:
             raise StyleAvatarError("embeddings do not fit the style prior", got=tuple(embeddings.shape),
                                    expected=f"[batch, {wanted}]", remedy="use the CLIP encoder it was trained with")
@@ -161,9 +167,7 @@ class StylePrior(nn.Module):
 
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
-        denoiser = type(self.denoiser).from_config(self.denoiser.config)
-        denoiser.load_state_dict(self.denoiser.state_dict())
-        denoiser.half().save_pretrained(folder / "denoiser")
+        copy.deepcopy(self.denoiser).half().save_pretrained(folder / "denoiser")
         self.scheduler.save_pretrained(folder / "scheduler")
         save_file({k: v.cpu() for k, v in self.statistics.state_dict().items()}, folder / "statistics.safetensors")
         config = {"slots": self.slots, "generator_sha256": self.generator_sha256, "licence": "Apache-2.0"}
