@@ -29,9 +29,8 @@ install_project() {
   wanted="$(cat pyproject.toml constraints.txt | sha256sum) $extras"
   stamp="$VIRTUAL_ENV/installed"
   [ "$(cat "$stamp" 2>/dev/null)" = "$wanted" ] && return
-  install_torch
-  pip install -q -c constraints.txt -e ".${extras:+[$extras]}"
-  echo "$wanted" >"$stamp"
+  install_torch || return
+  pip install -q -c constraints.txt -e ".${extras:+[$extras]}" && echo "$wanted" >"$stamp"
 }
 
 VENV="${VENV:-.venv}"
