@@ -19,7 +19,7 @@ _PAGE = """<!doctype html>
 :root {{ color-scheme: light dark; }}
 body {{ margin: 0; height: 100vh; display: grid; grid-template-rows: 1fr auto;
   font: 15px/1.5 system-ui, sans-serif; background: light-dark(#eceae6, #17181b); color: light-dark(#333, #ccc); }}
-model-viewer {{ width: 100%; height: 100%; --poster-color: transparent; }}
+model-viewer {{ width: 100%; height: 100%; --poster-color: transparent; --progress-bar-height: 0; }}
 p {{ margin: 0; padding: .8rem 1.2rem; text-align: center; }}
 </style></head>
 <body>{viewer}<p>{caption}</p>
