@@ -1,0 +1,97 @@
+"""The part of the 18-point body layout that a bust has: which points a camera sees, and how ControlNet draws them."""
+from __future__ import annotations
+
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from styleavatar3d.figures.heads import SKIN, Figure
+from styleavatar3d.figures.rasterize import project
+
+POINT_COLORS = {
+    "nose": (255, 0, 0),
+    "neck": (255, 85, 0),
+    "right_shoulder": (255, 170, 0),
+    "left_shoulder": (85, 255, 0),
+    "right_eye": (170, 0, 255),
+    "left_eye": (255, 0, 255),
+    "right_ear": (255, 0, 170),
+    "left_ear": (255, 0, 85),
+}
+LIMBS = {
+    ("neck", "right_shoulder"): (153, 0, 0),
+    ("neck", "left_shoulder"): (153, 51, 0),
+    ("neck", "nose"): (0, 0, 153),
+    ("nose", "right_eye"): (51, 0, 153),
+    ("right_eye", "right_ear"): (102, 0, 153),
+    ("nose", "left_eye"): (153, 0, 153),
+    ("left_eye", "left_ear"): (153, 0, 102),
+}
+POINTS = tuple(POINT_COLORS)
+
+SURFACE = 0.0156
+"""How deep a point may lie under the skin and still be seen: 1 cm."""
+JOINT = 0.3
+"""Neck and shoulders lie inside the body: they are seen through their own flesh, but not through the whole chest."""
+_DEPTH_ALLOWED = {"neck": JOINT, "right_shoulder": JOINT, "left_shoulder": JOINT}
+
+
+def locate(
+    figure: Figure, labels: Float[Tensor, "views 25"]
+) -> tuple[Float[Tensor, "views points 2"], Bool[Tensor, "views points"]]:
+    """Image coordinates over image size, and visibility, of `POINTS`.
+
+    A point is visible when it is in the picture and no skin of the bare figure stands nearer; hair, hats and glasses never
+    hide it, as a person who looks at the picture would still know where it is.
+    """
+    points = torch.stack([figure.key_points[name] for name in POINTS])
+    xy, depth = project(points, labels.to(points))
+    allowed = points.new_tensor([_DEPTH_ALLOWED.get(name, SURFACE) for name in POINTS])
+    origins = labels[:, [3, 7, 11]].to(points)
+    skin = figure.faces[figure.parts == SKIN]
+    gap = torch.stack([_in_front(figure.vertices, skin, origin, points) for origin in origins])
+    return xy, (gap <= allowed) & ((xy >= 0) & (xy < 1)).all(-1) & (depth > 0)
+
+
+def _in_front(vertices: Tensor, faces: Tensor, origin: Tensor, points: Tensor) -> Float[Tensor, "points"]:
+    """How far before each point the segment from `origin` first enters the mesh, world units; 0 if it does not.
+
+    Ray and triangle meet where the signed volumes with the three edges agree (Moeller and Trumbore's test, for all pairs).
+    """
+    moved = vertices - origin
+    a, b, c = moved[faces].unbind(1)
+    normal = torch.linalg.cross(b - a, c - a)
+    facing = (normal * a).sum(1) < 0
+    a, b, c, normal = a[facing], b[facing], c[facing], normal[facing]
+    rays = points - origin
+    inside = torch.ones(len(a), len(points), dtype=torch.bool, device=points.device)
+    for start, end in ((a, b), (b, c), (c, a)):
+        inside &= torch.linalg.cross(start, end) @ rays.T <= 0
+    way = (normal * a).sum(1, keepdim=True) / (normal @ rays.T)
+    first = torch.where(inside & (way > 0), way, torch.inf).amin(0)
+    return ((1 - first) * rays.norm(dim=1)).clamp(min=0)
+
+
+def draw(
+    xy: Float[Tensor, "views points 2"], visible: Bool[Tensor, "views points"], size: int
+) -> Float[Tensor, "views size size 3"]:
+    """The drawing, 0..255: limbs between visible points, then the points, antialiased, on black."""
+    centre = (torch.arange(size, device=xy.device) + 0.5) / size
+    row, column = torch.meshgrid(centre, centre, indexing="ij")
+    pixels = torch.stack([column, row], -1)
+    canvas = xy.new_zeros(len(xy), size, size, 3)
+    thick = 0.4 + size / 128
+    strokes = [(POINTS.index(a), POINTS.index(b), color, thick) for (a, b), color in LIMBS.items()]
+    strokes += [(i, i, color, 1.6 * thick) for i, color in enumerate(POINT_COLORS.values())]
+    for start, end, color, radius in strokes:
+        distance = _segment_distance(pixels, xy[:, start, None, None], xy[:, end, None, None]) * size
+        both = (visible[:, start] & visible[:, end])[:, None, None]
+        alpha = ((radius + 0.5 - distance).clamp(0, 1) * both)[..., None]
+        canvas = canvas + alpha * (xy.new_tensor(color) - canvas)
+    return canvas
+
+
+def _segment_distance(pixels: Tensor, start: Tensor, end: Tensor) -> Tensor:
+    along = end - start
+    share = ((pixels - start) * along).sum(-1) / (along * along).sum(-1).clamp(min=1e-12)
+    return (pixels - start - share.clamp(0, 1)[..., None] * along).norm(dim=-1)

@@ -1,0 +1,250 @@
+"""Pictures of the miniature world, with everything that is true about them: camera, depth, normals, parts, guidance."""
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from styleavatar3d.assets import assets
+from styleavatar3d.camera.cameras import Camera, orbit_labels
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, shrink, to_uint8
+from styleavatar3d.figures.heads import Figure, build_figure
+from styleavatar3d.figures.looks import STYLES, Look, draw_look
+from styleavatar3d.figures.rasterize import GBuffer, rasterize
+from styleavatar3d.miniature.styles import shade
+from styleavatar3d.runtime.random import key, uniform
+
+BACKGROUND = 127
+NO_PART = 255
+FRONT_SHARE, FRONT_YAW = 0.35, 50.0
+"""More than a third of the views look at the face: there is more to learn there."""
+PITCH = (-15.0, 25.0)
+_CHUNK = 64
+"""Figures a file: small enough to lose nothing much when stopped."""
+
+
+@dataclass(frozen=True)
+class RenderedView:
+    """One picture on plain grey, and its truth."""
+
+    image: UInt8[Tensor, "size size 3"]
+    mask: UInt8[Tensor, "size size"]
+    depth: Float[Tensor, "size size"]
+    """Distance along the unit ray, world units; inf outside."""
+    normals: Float[Tensor, "size size 3"]
+    """World axes; 0 outside."""
+    parts: UInt8[Tensor, "size size"]
+    """Ids of `figures.heads`; NO_PART outside."""
+    guidance: GuidedView
+
+
+def render_view(figure: Figure, style: str, camera: Camera, size: int = 64, supersample: int = 2) -> RenderedView:
+    """One view of a figure in one of `looks.STYLES`."""
+    return render_views(figure, style, camera.label()[None], size, supersample)[0]
+
+
+def render_views(
+    figure: Figure, style: str, labels: Float[Tensor, "views 25"], size: int = 64, supersample: int = 2
+) -> list[RenderedView]:
+    """Several views of one figure at once, which is faster than one at a time."""
+    check_size(size, supersample)
+    labels = labels.to(figure.vertices)
+    buffer = rasterize(figure.vertices, figure.faces, labels, size * supersample, figure.closed)
+    normals = torch.nn.functional.normalize(buffer.interpolate(figure.normals), dim=1)
+    normals = _towards(normals, buffer, figure, labels)
+    canonical = buffer.interpolate(figure.canonical)
+    colors, parts = shade(figure.look, style, canonical, normals, figure.parts[buffer.face])
+    image = to_uint8(shrink(buffer.image(colors * 255, float(BACKGROUND)), supersample))
+    normal = torch.nn.functional.normalize(shrink(buffer.image(normals, 0.0), supersample), dim=-1)
+    part = buffer.image(parts.to(torch.uint8), NO_PART)
+    part = part.view(len(labels), size, supersample, size, supersample).transpose(2, 3).flatten(3).amin(-1)
+    guides = guided_views(figure, buffer, labels, supersample)
+    return [
+        RenderedView(image[i], guide.mask, guide.depth, normal[i], part[i], guide) for i, guide in enumerate(guides)
+    ]
+
+
+def _towards(normals: Tensor, buffer: GBuffer, figure: Figure, labels: Tensor) -> Tensor:
+    """Normals of sheets seen from behind are turned to the viewer."""
+    back = ~figure.closed[buffer.face]
+    outward = labels[:, [3, 7, 11]][buffer.view] - buffer.interpolate(figure.vertices)
+    away = (normals * outward).sum(1) < 0
+    return torch.where((back & away)[:, None], -normals, normals)
+
+
+def draw_cameras(seed: int, first: int, count: int) -> Float[Tensor, "count 25"]:
+    """Labels of views `first` .. `first + count - 1`: all around, with the face drawn more often."""
+    draws = torch.stack([uniform(seed, "camera", first + i, 3) for i in range(count)])
+    front = draws[:, 0] < FRONT_SHARE
+    yaw = torch.where(front, FRONT_YAW * (2 * draws[:, 1] - 1), 360 * draws[:, 1] - 180)
+    return orbit_labels(yaw, PITCH[0] + (PITCH[1] - PITCH[0]) * draws[:, 2])
+
+
+def draw_style(seed: int, index: int) -> str:
+    """The style in which figure number `index` is drawn."""
+    return STYLES[key(seed, "style", index) % len(STYLES)]
+
+
+def render_dataset(
+    count: int,
+    seed: int = 0,
+    size: int = 64,
+    workers: int = 1,
+    views_per_figure: int = 3,
+    supersample: int = 2,
+    cache: str | Path | None = None,
+    progress: Callable[[int, int, float], None] | None = None,
+) -> dict[str, Any]:
+    """`count` views as stacked tensors: image [N, 3, size, size], mask [N, 1, ...], depth_rgb [N, 1, ...], keypoints_rgb
+    [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks` and `styles`, one entry a view.
+
+    View i shows figure i // views_per_figure. What is rendered is kept under `cache`, by a key of everything that it
+    depends on (this code too), so that an interrupted call goes on where it was. `progress(done, count, seconds left)`.
+    """
+    if count < 1 or workers < 1 or views_per_figure < 1:
+        raise StyleAvatarError(
+            "nothing to render", got=f"count {count}, workers {workers}, views_per_figure {views_per_figure}",
+            expected="all at least 1",
+        )
+    check_size(size, supersample)
+    job = _Job(count, seed, size, views_per_figure, supersample)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = Path(cache or scratch) / f"renders-{job.key()}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _render_all(job, folder, workers, progress)
+        return _gather(job, folder)
+
+
+@dataclass(frozen=True)
+class _Job:
+    count: int
+    seed: int
+    size: int
+    views_per_figure: int
+    supersample: int
+
+    @property
+    def chunks(self) -> int:
+        return -(-self.count // (self.views_per_figure * _CHUNK))
+
+    def key(self) -> str:
+        """Names what the pictures depend on, code and head model included; `count` only says how many are wanted."""
+        root = Path(__file__).parents[1]
+        sources = [*sorted((root / "figures").glob("*.py")), root / "miniature/styles.py", root / "miniature/renders.py"]
+        sources.append(assets() / "data" / "heads.safetensors")
+        whole = hashlib.sha256(json.dumps(asdict(self) | {"count": 0}).encode())
+        for source in sources:
+            whole.update(hashlib.sha256(source.read_bytes()).digest())
+        return whole.hexdigest()[:16]
+
+    def figure(self, index: int) -> tuple[Look, str]:
+        return draw_look(self.seed, index), draw_style(self.seed, index)
+
+    def render(self, chunk: int) -> dict[str, Tensor]:
+        """The tensors of one chunk, always whole, so that a larger `count` finds it again."""
+        records = []
+        for index in range(chunk * _CHUNK, (chunk + 1) * _CHUNK):
+            look, style = self.figure(index)
+            labels = draw_cameras(self.seed, index * self.views_per_figure, self.views_per_figure)
+            views = render_views(build_figure(look), style, labels, self.size, self.supersample)
+            records += [_record(view, label) for view, label in zip(views, labels, strict=True)]
+        return {name: torch.stack([record[name] for record in records]) for name in records[0]}
+
+
+def _record(view: RenderedView, label: Tensor) -> dict[str, Tensor]:
+    return {
+        "image": view.image.permute(2, 0, 1),
+        "mask": view.mask[None],
+        "depth_rgb": view.guidance.depth_rgb[None, ..., 0],
+        "keypoints_rgb": view.guidance.keypoints_rgb.permute(2, 0, 1),
+        "labels": label,
+    }
+
+
+def _chunk_path(folder: Path, chunk: int) -> Path:
+    return folder / f"chunk-{chunk:06d}.safetensors"
+
+
+def _render_all(job: _Job, folder: Path, workers: int, progress: Callable[[int, int, float], None] | None) -> None:
+    """Render what is missing, in this process or in several."""
+    missing = [chunk for chunk in range(job.chunks) if not _chunk_path(folder, chunk).exists()]
+    started = time.monotonic()
+
+    def report() -> None:
+        left = [chunk for chunk in missing if not _chunk_path(folder, chunk).exists()]
+        done = len(missing) - len(left)
+        rate = done / max(time.monotonic() - started, 1e-6)
+        if progress:
+            share = job.count * (job.chunks - len(left)) // job.chunks
+            progress(share, job.count, len(left) / rate if rate else float("inf"))
+
+    if workers == 1 or len(missing) < 2:
+        for chunk in missing:
+            _render_chunk(job, folder, chunk)
+            report()
+        return
+    lots = [missing[rank::workers] for rank in range(workers)]
+    processes = [_start_worker(job, folder, lot) for lot in lots if lot]
+    try:
+        while any(process.poll() is None for process in processes):
+            time.sleep(0.5)
+            report()
+    finally:
+        for process in processes:
+            process.terminate()
+            process.wait()
+    failed = [process.returncode for process in processes if process.returncode]
+    if failed:
+        raise RuntimeError(f"a rendering process ended with code {failed[0]}; its message is above")
+
+
+def _render_chunk(job: _Job, folder: Path, chunk: int) -> None:
+    from safetensors.torch import save_file
+
+    path = _chunk_path(folder, chunk)
+    temporary = path.with_suffix(f".{os.getpid()}")
+    save_file({name: tensor.contiguous() for name, tensor in job.render(chunk).items()}, temporary)
+    temporary.replace(path)
+
+
+def _start_worker(job: _Job, folder: Path, chunks: Sequence[int]) -> subprocess.Popen[bytes]:
+    """A process of its own rather than a fork or spawn: it needs neither a clean nor an importable main module."""
+    order = json.dumps({"job": asdict(job), "folder": str(folder), "chunks": list(chunks)})
+    package_parent = str(Path(__file__).parents[2])
+    path = os.pathsep.join([package_parent, *filter(None, [os.environ.get("PYTHONPATH")])])
+    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen([sys.executable, "-m", "styleavatar3d.miniature.renders", order], env=environment)
+
+
+def _gather(job: _Job, folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    parts = [load_file(_chunk_path(folder, chunk)) for chunk in range(job.chunks)]
+    stacked: dict[str, Any] = {name: torch.cat([part[name] for part in parts])[: job.count] for name in parts[0]}
+    figures = [job.figure(index) for index in range(-(-job.count // job.views_per_figure))]
+    shown = [figures[view // job.views_per_figure] for view in range(job.count)]
+    return stacked | {"looks": [look for look, _ in shown], "styles": [style for _, style in shown]}
+
+
+def _work(order: str) -> None:
+    torch.set_num_threads(1)
+    read = json.loads(order)
+    for chunk in read["chunks"]:
+        _render_chunk(_Job(**read["job"]), Path(read["folder"]), chunk)
+
+
+if __name__ == "__main__":
+    _work(sys.argv[1])
