@@ -169,7 +169,7 @@ def main():
 
 
 def fuse_sides(names, shapes):
-    """Local changes of the head, two rows each (less, more); left and right are fused, so that heads stay symmetric."""
+    """Local changes of the head, two rows each (more, less); left and right are fused, so that heads stay symmetric."""
     fused = {}
     for i, name in enumerate(names):
         bare = name[2:] if name[:2] in ("l-", "r-") else name

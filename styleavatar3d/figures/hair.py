@@ -16,6 +16,9 @@ from torch.nn.functional import normalize
 from styleavatar3d.figures.anatomy import HEAD_CENTRE, hairline, symmetric_bumps
 from styleavatar3d.figures.shapes import Mesh, ball, grid, merge
 
+_OVER_EARS = 0.16
+"""How far a curtain stands off, so that ears stay under it."""
+
 Thickness = Callable[[Tensor, float], Tensor]
 
 
@@ -77,7 +80,7 @@ def _curtain(top: Float[Tensor, "columns 3"], azimuth: Tensor, fall: float, part
     steps = torch.linspace(0, 1, 9)[:, None]
     outward = torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], 1)
     height = top[:, 1] + (fall - top[:, 1]) * steps
-    lean = flare * steps * (1 - 0.35 * steps)
+    lean = flare * steps * (1 - 0.35 * steps) + _OVER_EARS * (4 * steps).clamp(max=1)
     outer = top * torch.tensor([1.0, 0, 1]) + outward * lean[..., None]
     outer = torch.cat([outer[..., :1], height[..., None], outer[..., 2:]], -1)
     inner = outer - 0.14 * outward

@@ -97,7 +97,7 @@ class HeadModel:
         self.parts = tensors["parts"].long()
         self.basis = tensors["phenotype.basis"].float() * tensors["phenotype.scale"][:, None, None]
         self.mix, self.mask = tensors["phenotype.mix"].float(), tensors["phenotype.mask"].bool()
-        pairs = tuple(f"{name}{sign}" for name in metadata["locals"].split() for sign in "-+")
+        pairs = tuple(f"{name}{sign}" for name in metadata["locals"].split() for sign in "+-")
         self.locals = _sparse(tensors, "local", pairs)
         self.expressions = _sparse(tensors, "expression", tuple(metadata["expressions"].split()))
         joints = metadata["joints"].split()
@@ -247,8 +247,14 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
     changes |= {name: 0.0 for name in changes if name.startswith("neck")}
     alien = look.kind == "alien"
     changes |= {
-        "eye-scale-incr": draw.uniform(2.3, 2.8) if alien else draw.uniform(1.6, 2.2),
-        "eye-height2-incr": draw.uniform(0.5, 0.9),
+        "eye-scale-incr": draw.uniform(1.8, 2.4) + (0.4 if alien else 0.0) - (0.5 if look.age == "child" else 0.0),
+        "eye-height1-incr": 0.4,
+        "eye-height2-incr": draw.uniform(0.7, 1.1),
+        "eye-height3-incr": 0.4,
+        "eye-eyefold-up": 0.0,
+        "eye-epicanthus-out": 0.0,
+        "eye-bag-incr": 0.0,
+        "ear-wing-incr": -0.5,
         "head-age-incr": {"old": 1.0, "young": -0.3, "child": -0.4}[look.age],
         "head-scale-vert-incr": draw.uniform(-0.5, 0.2),
         "nose-scale-horiz-incr": -0.6 if alien else draw.uniform(-0.5, 0.6),
@@ -259,7 +265,7 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
     }
     model.change(vertices, changes)
     if look.smile:
-        model.express(vertices, {"mouthSmileLeft": 1.1, "mouthSmileRight": 1.1, "cheekSquintLeft": 0.4, "cheekSquintRight": 0.4})
+        model.express(vertices, {"mouthSmileLeft": 1.2, "mouthSmileRight": 1.2})
     height = [(field[model.points["crown"]] - field[model.points["chin"]])[1] for field in (model.template, vertices)]
     origin_joint = model.joints["head"]
     vertices = (vertices - vertices[origin_joint]) * (height[0] / height[1]) + model.template[origin_joint]
@@ -270,7 +276,8 @@ def _smaller_body(vertices: Tensor, template: Tensor) -> Tensor:
     """Shoulders drawn in and up under the head, so that a view that is filled by the head still holds them."""
     below = (_NECK - template[:, 1]).clamp(min=0)
     narrow = 1 - 0.28 * ramp(below, 0.0, 0.9)
-    return torch.stack([vertices[:, 0] * narrow, vertices[:, 1] + 0.4 * below, vertices[:, 2] * narrow], 1)
+    lift = 0.4 * below.clamp(max=1.2) - 2.0 * (below - 1.7).clamp(min=0)
+    return torch.stack([vertices[:, 0] * narrow, vertices[:, 1] + lift, vertices[:, 2] * narrow], 1)
 
 
 def _worn(model: HeadModel, look: Look) -> list[tuple[str, Mesh, int]]:

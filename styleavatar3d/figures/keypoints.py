@@ -33,7 +33,9 @@ SURFACE = 0.0156
 """How deep a point may lie under the skin and still be seen: 1 cm."""
 JOINT = 0.3
 """Neck and shoulders lie inside the body: they are seen through their own flesh, but not through the whole chest."""
-_DEPTH_ALLOWED = {"neck": JOINT, "right_shoulder": JOINT, "left_shoulder": JOINT}
+EYEBALL = 0.04
+"""Eyes lie deep between nose and brow, and bulge: 2.5 cm."""
+_DEPTH_ALLOWED = {"right_eye": EYEBALL, "left_eye": EYEBALL, "neck": JOINT, "right_shoulder": JOINT, "left_shoulder": JOINT}
 
 
 def locate(

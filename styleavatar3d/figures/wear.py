@@ -10,7 +10,7 @@ from torch import Tensor
 from styleavatar3d.figures.shapes import Mesh, ball, disc, merge, mirrored, tube
 
 RIM = 0.27
-_WIRE = 0.042
+_WIRE = 0.036
 
 
 def glasses(eye: Float[Tensor, "3"], ear: Float[Tensor, "3"], front: float) -> tuple[Mesh, Mesh]:

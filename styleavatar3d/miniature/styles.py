@@ -71,7 +71,7 @@ def shade(
     if style == "clay":
         return _clay(paint(look, points, parts), points, normals).clamp(0, 1), parts
     if style == "marble":
-        return _marble(paint(look, points, parts), points, normals, parts).clamp(0, 1), parts
+        return _marble(look, paint(look, points, parts), points, normals, parts).clamp(0, 1), parts
     if style == "cel":
         return _cel(paint(look, points, parts), normals).clamp(0, 1), parts
     raise StyleAvatarError("unknown style", got=style, expected=", ".join(STYLES))
@@ -88,15 +88,18 @@ def _clay(color: Colors, points: Tensor, normals: Tensor) -> Colors:
     return muted * marks[:, None] * (0.34 + 0.46 * _sky(normals) + 0.34 * _front(normals))[:, None]
 
 
-def _marble(color: Colors, points: Tensor, normals: Tensor, parts: Tensor) -> Colors:
+def _marble(look: Look, color: Colors, points: Tensor, normals: Tensor, parts: Tensor) -> Colors:
     """White stone with veins; of the colours only a little of their light and dark stays, as if carved deeper."""
-    x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    wave = torch.sin(x * 3 + y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 1.5 * torch.sin(x * 5.1))
+    x, y, z = points.unbind(1)
+    wave = torch.sin(y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 2.2 * torch.cos(x * 2.6) + 0.6)
     vein = (1 - wave.abs()).clamp(min=0) ** 6
-    carved = torch.where((parts == EYE) | (parts == SKIN), color.mean(1), 0.5 * color.mean(1) + 0.25)
-    carved = torch.where(parts == LENS, 0.1, carved)
-    stone = (0.92 - 0.2 * vein) * (0.74 + 0.26 * carved)
-    light = 0.4 + 0.42 * _sky(normals) + 0.34 * _front(normals)
+    whole = color.new_tensor(SKIN_COLORS[look.skin]).mean()
+    carved = torch.where(parts == SKIN, (color.mean(1) / whole).clamp(max=1), 0.5 * color.mean(1) + 0.3)
+    carved = torch.where(parts == EYE, color.mean(1), carved)
+    carved = torch.where((parts == LENS) | (parts == FRAME) | (parts == LASH), 0.1, carved)
+    deep = torch.where(parts == EYE, 0.5, 0.36)
+    stone = (0.92 - 0.2 * vein) * (1 - deep + deep * carved)
+    light = 0.48 + 0.42 * _sky(normals) + 0.3 * _front(normals)
     return (stone * light)[:, None] * color.new_tensor((1.0, 0.985, 0.955)) + 0.08 * _gloss(normals)[:, None]
 
 
@@ -160,6 +163,9 @@ def _skin(look: Look, points: Tensor, hair: Tensor) -> Colors:
     rouge = (0.78, 0.16, 0.2) if look.gender == "woman" else (0.62, 0.28, 0.24)
     lips = points.new_tensor(rouge) if look.kind == "human" else 0.4 * skin
     color = _mix(color, 0.85 * lips_mask(points), 0.75 * lips + 0.25 * skin)
+    if look.smile:
+        teeth = ramp(1 - ((x / 0.23) ** 2 + ((y - 6.615) / 0.045) ** 2), 0.0, 0.4) * (z > 1.2)
+        color = _mix(color, teeth, points.new_tensor((0.97, 0.97, 0.95)))
     socket = torch.exp(-(((x - 0.31) / 0.24) ** 4) - ((y - 7.3) / 0.15) ** 4) * face
     color = _mix(color, 0.3 * socket, 0.5 * skin)
     nostril = torch.exp(-(((x - 0.1) / 0.06) ** 2) - ((y - 6.83) / 0.035) ** 2) * (z > 1.3)
