@@ -1,26 +1,23 @@
 """The thing a user holds: a code, the generator that reads it, and where both come from."""
 
 import json
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from jaxtyping import Float, UInt8
+from PIL import Image
 from torch import Tensor
 
 from styleavatar3d.avatar.files import write_whole
+from styleavatar3d.avatar.mesh import Mesh, mesh_of_field
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.generator import Generator
 from styleavatar3d.runtime.media import mp4, to_uint8
 from styleavatar3d.stylespace.codes import generator_sha256
-
-if TYPE_CHECKING:
-    from PIL import Image
-
-    from styleavatar3d.avatar.mesh import Mesh
-    from styleavatar3d.gan.generator import Generator
 
 FORMAT = "styleavatar3d avatar 1"
 LARGEST_VIEW = 1024
@@ -33,7 +30,7 @@ class Avatar:
     """`codes` [slots, w] of `generator`, and `provenance`: how it was made, by which models, under which licence."""
 
     codes: Tensor
-    generator: "Generator" = field(repr=False)
+    generator: Generator = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
@@ -42,10 +39,8 @@ class Avatar:
         with torch.inference_mode():
             return self.generator.planes(self.codes[None])
 
-    def render(self, camera: Camera | None = None, size: int | None = None) -> "Image.Image":
+    def render(self, camera: Camera | None = None, size: int | None = None) -> Image.Image:
         """One RGB picture of size x size pixels, from the front unless a camera is given."""
-        from PIL import Image
-
         camera = camera or Camera.orbit(0.0)
         return Image.fromarray(self.views(camera.label()[None], size)[0].permute(1, 2, 0).numpy())
 
@@ -81,11 +76,14 @@ class Avatar:
             raise StyleAvatarError("a turntable is written as MP4", got=str(path), expected="a name that ends in .mp4")
         return write_whole(path, mp4(self.turn(frames, size), fps))
 
-    def mesh(self, resolution: int = 128, level: float = 10.0) -> "Mesh":
+    def mesh(self, resolution: int = 128, level: float = 10.0) -> Mesh:
         """The surface where the density passes `level` (per world unit), coloured, in metres."""
-        from styleavatar3d.avatar.mesh import extract
 
-        return extract(self, resolution, level)
+        def read(points: Tensor) -> tuple[Tensor, Tensor]:
+            colors, density = self.generator.field(self.planes, points.to(self.planes)[None])
+            return colors[0], density[0]
+
+        return replace(mesh_of_field(read, self.generator.config.box, resolution, level), provenance=self.provenance)
 
     def to_bytes(self) -> bytes:
         """A safetensors file of the codes and the provenance: a few kilobytes, for the generator is not in it."""
@@ -99,7 +97,7 @@ class Avatar:
         return write_whole(path, self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | Path, generator: "Generator") -> "Avatar":
+    def load(cls, path: str | Path, generator: Generator) -> "Avatar":
         """Read an avatar file and refuse it if another generator made it."""
         from safetensors import SafetensorError, safe_open
 

@@ -1,19 +1,17 @@
 """From the density field to a mesh: marching cubes, colours at the vertices, one closed component, metres."""
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.errors import StyleAvatarError
-
-if TYPE_CHECKING:
-    from styleavatar3d.avatar.avatar import Avatar
 
 METRES_PER_UNIT = 0.64
 LARGEST_GRID = 512
@@ -35,21 +33,9 @@ class Mesh:
 
     def save(self, path: str | Path) -> Path:
         """Write a binary glTF 2.0 file (.glb) with the provenance in `asset.extras`."""
-        from styleavatar3d.avatar.files import write_whole
         from styleavatar3d.avatar.glb import to_glb
 
         return write_whole(path, to_glb(self))
-
-
-def extract(avatar: "Avatar", resolution: int, level: float) -> Mesh:
-    """The mesh of an avatar, from `resolution`^3 samples of its density."""
-    generator, planes = avatar.generator, avatar.planes
-
-    def read(points: Tensor) -> tuple[Tensor, Tensor]:
-        colors, density = generator.field(planes, points.to(planes)[None])
-        return colors[0], density[0]
-
-    return replace(mesh_of_field(read, generator.config.box, resolution, level), provenance=avatar.provenance)
 
 
 @torch.inference_mode()
@@ -71,8 +57,8 @@ def mesh_of_field(read: Field, box: float, resolution: int, level: float) -> Mes
     vertices, faces = _largest_component(vertices, faces)
     normals = _normals(vertices, faces)
     colors = _read_in_chunks(lambda points: read(points)[0], torch.from_numpy(vertices).float())
-    return Mesh((vertices * METRES_PER_UNIT).astype(np.float32), faces.astype(np.uint32), normals.astype(np.float32),
-                colors.clamp(0, 1).numpy())
+    metres = (vertices * METRES_PER_UNIT).astype(np.float32)
+    return Mesh(metres, faces, normals.astype(np.float32), colors.clamp(0, 1).numpy())
 
 
 def _sample_grid(read: Field, box: float, resolution: int) -> Float[np.ndarray, "x y z"]:

@@ -23,6 +23,21 @@ LEAD = (
     "A sentence or a picture becomes a 3D head that you can turn, film and export. This page shows every step of the "
     "road there, as it just ran on this machine."
 )
+_GUIDANCE = (
+    "Parametric heads, drawn in four art styles. Their depth and key points, from cameras known exactly, will guide "
+    "the diffusion model."
+)
+_VIEWS = (
+    "A diffusion model with a ControlNet paints each guidance picture after a prompt. The camera of every painted "
+    "picture is known, so that no pose has to be estimated."
+)
+_SAMPLES = (
+    "A generative network learned from such pictures what heads look like from all around. Each of these is a random "
+    "draw: a volume, not a picture."
+)
+_AVATARS = (
+    "A second diffusion model turns the embedding of a prompt or of a picture into a style code of the generator."
+)
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".mp4": "video/mp4"}
 _STATIC = Path(__file__).parent / "static"
 
@@ -38,7 +53,7 @@ class Card:
 
 @dataclass(frozen=True)
 class Timing:
-    """One stage of the road. `origin` says whether its result was made here or shipped, such as "ran here, 96 views"."""
+    """One stage of the road. `origin` says where its result comes from: "ran here, 96 views", or "shipped"."""
 
     stage: str
     seconds: float
@@ -74,22 +89,17 @@ class QuickstartPage:
 
 
 def write_page(out_html: str | Path, page: QuickstartPage) -> Path:
-    """Write the page as one self-contained file and return its path. Raises if a picture, film or the GLB is missing."""
+    """Write the page as one self-contained file and return its path. Raises if a picture, film or GLB is missing."""
     sections = [
-        _section(1, "Guidance", "Parametric heads, drawn in four art styles. Their depth and key points, from cameras known "
-                 "exactly, will guide the diffusion model.", _cards(page.guidance, 300)),
-        _section(2, "Synthesised views", "A diffusion model with a ControlNet paints each guidance picture after a prompt. "
-                 "The camera of every painted picture is known, so that no pose has to be estimated.",
-                 _cards(page.views, 210)),
-        _section(3, "A generator of 3D heads", "A generative network learned from such pictures what heads look like from "
-                 "all around. Each of these is a random draw: a volume, not a picture.", _cards(page.samples, 150)),
-        _section(4, "Avatars on request", "A second diffusion model turns the embedding of a prompt or of a picture into a "
-                 "style code of the generator.", _cards(page.avatars, 220)),
+        _section(1, "Guidance", _GUIDANCE, _cards(page.guidance, 300)),
+        _section(2, "Synthesised views", _VIEWS, _cards(page.views, 210)),
+        _section(3, "A generator of 3D heads", _SAMPLES, _cards(page.samples, 150)),
+        _section(4, "Avatars on request", _AVATARS, _cards(page.avatars, 220)),
         _section(5, "A mesh to take away", f"{page.glb.name}, with colours and in metres, y up. Drag to turn it.",
                  viewer_element(read_glb(page.glb), "the first avatar as a mesh")),
         _section(6, "What ran, and how long", page.summary, _timings(page.timings)),
         _section(7, "Next", "", _commands(page.commands)),
-    ]  # fmt: skip
+    ]
     return write_whole(out_html, _document(sections, page.footer).encode())
 
 
