@@ -29,6 +29,8 @@ HEAD_HEIGHT = 0.36
 
 _NECK = 6.1
 """Template height where the head ends and the body begins."""
+_SHOULDER_DROP = 1.75
+"""Decimetres of the template from ears to shoulder joints."""
 _KNOTS = {
     "gender": (0.0, 1.0),
     "age": (-1 / 3, 0.0, 1 / 3, 2 / 3, 1.0),
@@ -246,6 +248,7 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
     changes = {name: draw.gauss(0, 0.3) for name in sorted({pair[:-1] for pair in model.locals.names})}
     changes |= {name: 0.0 for name in changes if name.startswith("neck")}
     alien = look.kind == "alien"
+    pointed = alien and look.hair not in ("bob", "long")
     changes |= {
         "eye-scale-incr": draw.uniform(1.8, 2.4) + (0.4 if alien else 0.0) - (0.5 if look.age == "child" else 0.0),
         "eye-height1-incr": 0.4,
@@ -260,8 +263,8 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
         "nose-scale-horiz-incr": -0.6 if alien else draw.uniform(-0.5, 0.6),
         "nose-scale-vert-incr": -0.6 if alien else draw.uniform(-0.4, 0.2),
         "mouth-scale-horiz-incr": draw.uniform(0.2, 0.8),
-        "ear-scale-incr": 0.9 if alien else draw.uniform(-0.3, 0.4),
-        "ear-shape-triangle": 1.5 if alien else 0.0,
+        "ear-scale-incr": 0.9 if pointed else draw.uniform(-0.3, 0.2),
+        "ear-shape-triangle": 1.5 if pointed else 0.0,
     }
     model.change(vertices, changes)
     if look.smile:
@@ -269,14 +272,16 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
     height = [(field[model.points["crown"]] - field[model.points["chin"]])[1] for field in (model.template, vertices)]
     origin_joint = model.joints["head"]
     vertices = (vertices - vertices[origin_joint]) * (height[0] / height[1]) + model.template[origin_joint]
-    return _smaller_body(vertices, model.template)
+    return _smaller_body(model, vertices)
 
 
-def _smaller_body(vertices: Tensor, template: Tensor) -> Tensor:
-    """Shoulders drawn in and up under the head, so that a view that is filled by the head still holds them."""
-    below = (_NECK - template[:, 1]).clamp(min=0)
+def _smaller_body(model: HeadModel, vertices: Tensor) -> Tensor:
+    """Shoulders drawn in and up under the head, so that a view that the head fills still holds them."""
+    below = (_NECK - model.template[:, 1]).clamp(min=0)
     narrow = 1 - 0.28 * ramp(below, 0.0, 0.9)
-    lift = 0.4 * below.clamp(max=1.2) - 2.0 * (below - 1.7).clamp(min=0)
+    ear, shoulder = model.points["left_ear"], model.joints["l-shoulder"]
+    missing = vertices[ear, 1] - _SHOULDER_DROP - vertices[shoulder, 1]
+    lift = missing * (below / below[shoulder]).clamp(max=1.3) - 2.0 * (below - 1.7).clamp(min=0)
     return torch.stack([vertices[:, 0] * narrow, vertices[:, 1] + lift, vertices[:, 2] * narrow], 1)
 
 

@@ -78,22 +78,26 @@ def draw(
     xy: Float[Tensor, "views points 2"], visible: Bool[Tensor, "views points"], size: int
 ) -> Float[Tensor, "views size size 3"]:
     """The drawing, 0..255: limbs between visible points, then the points, antialiased, on black."""
-    centre = (torch.arange(size, device=xy.device) + 0.5) / size
-    row, column = torch.meshgrid(centre, centre, indexing="ij")
-    pixels = torch.stack([column, row], -1)
+    ends = [(POINTS.index(a), POINTS.index(b)) for a, b in LIMBS] + [(i, i) for i in range(len(POINTS))]
+    colors = xy.new_tensor([*LIMBS.values(), *POINT_COLORS.values()])
+    limb = 0.4 + size / 128
+    radius = xy.new_tensor([limb] * len(LIMBS) + [1.6 * limb] * len(POINTS))
+    start, end = torch.tensor(ends, device=xy.device).unbind(1)
+    drawn = (visible[:, start] & visible[:, end])[..., None, None]
+    distance = _segment_distance(xy[:, start] * size, xy[:, end] * size, size)
+    alpha = ((radius[:, None, None] + 0.5 - distance).clamp(0, 1) * drawn)[..., None]
     canvas = xy.new_zeros(len(xy), size, size, 3)
-    thick = 0.4 + size / 128
-    strokes = [(POINTS.index(a), POINTS.index(b), color, thick) for (a, b), color in LIMBS.items()]
-    strokes += [(i, i, color, 1.6 * thick) for i, color in enumerate(POINT_COLORS.values())]
-    for start, end, color, radius in strokes:
-        distance = _segment_distance(pixels, xy[:, start, None, None], xy[:, end, None, None]) * size
-        both = (visible[:, start] & visible[:, end])[:, None, None]
-        alpha = ((radius + 0.5 - distance).clamp(0, 1) * both)[..., None]
-        canvas = canvas + alpha * (xy.new_tensor(color) - canvas)
+    for i, color in enumerate(colors):
+        canvas = canvas + alpha[:, i] * (color - canvas)
     return canvas
 
 
-def _segment_distance(pixels: Tensor, start: Tensor, end: Tensor) -> Tensor:
-    along = end - start
-    share = ((pixels - start) * along).sum(-1) / (along * along).sum(-1).clamp(min=1e-12)
-    return (pixels - start - share.clamp(0, 1)[..., None] * along).norm(dim=-1)
+def _segment_distance(start: Tensor, end: Tensor, size: int) -> Float[Tensor, "views segments size size"]:
+    """Pixels from every pixel centre to segments given in pixels."""
+    centre = torch.arange(size, device=start.device) + 0.5
+    x, y = centre - start[..., 0, None], centre - start[..., 1, None]
+    along = (end - start)[..., None]
+    u, v = along[..., 0, :], along[..., 1, :]
+    share = ((x * u)[..., None, :] + (y * v)[..., :, None]) / (u * u + v * v).clamp(min=1e-12)[..., None]
+    share = share.clamp(0, 1)
+    return torch.hypot(x[..., None, :] - share * u[..., None], y[..., :, None] - share * v[..., None])

@@ -42,7 +42,9 @@ class GBuffer:
 
     def interpolate(self, values: Float[Tensor, "vertices channels"]) -> Float[Tensor, "covered channels"]:
         """Vertex values at the covered pixels."""
-        return (values[self.faces[self.face]] * self.weights[..., None]).sum(1)
+        corners = self.faces[self.face].unbind(1)
+        a, b, c = (values[corner] * weight[:, None] for corner, weight in zip(corners, self.weights.unbind(1), strict=True))
+        return a + b + c
 
     def image(self, values: Tensor, background: float) -> Tensor:
         """Scatter [covered, channels] (or [covered]) into [views, size, size, channels] (or [views, size, size])."""
@@ -93,11 +95,11 @@ def rasterize(
     kept, edges, rows = _edges(xy.reshape(-1, 2), z.reshape(-1), all_faces, size, culled)
     row_triangle, row_y, low, high = _spans(edges, rows, size)
     row_view = torch.div(kept[row_triangle], len(faces), rounding_mode="floor")
-    nearness = inverse[all_faces[kept]] / edges.area[:, None]
+    nearness = inverse[all_faces[kept].T] / edges.area
     row = torch.repeat_interleave(torch.arange(len(row_y), device=row_y.device), high - low)
     column = torch.arange(len(row), device=row.device) - ((high - low).cumsum(0) - high)[row]
-    start = (edges.at(row_triangle, 0, row_y).double() * nearness[row_triangle]).sum(1)
-    slope = (edges.dx[row_triangle].double() * nearness[row_triangle]).sum(1) * _SUBPIXEL
+    start = (edges.at(row_triangle, 0, row_y) * nearness[:, row_triangle]).sum(0)
+    slope = ((edges.dx * nearness).sum(0) * _SUBPIXEL)[row_triangle]
     steps = ((start[row] + slope[row] * column) * _DEPTH_STEPS).round().long()
     order = ((int(_DEPTH_STEPS / NEAR) - steps).clamp(min=0) << _FACE_BITS) | kept[row_triangle[row]]
     empty = torch.iinfo(torch.int64).max
@@ -108,9 +110,9 @@ def rasterize(
     position = torch.empty(len(all_faces), dtype=torch.int64, device=vertices.device)
     position[kept] = torch.arange(len(kept), device=vertices.device)
     x, y = pixel % size, torch.div(pixel, size, rounding_mode="floor") % size
-    weights = edges.at(position[hit], x, y).double() * nearness[position[hit]]
-    depth = 1 / weights.sum(1)
-    weights = (weights * depth[:, None]).float()
+    weights = edges.at(position[hit], x, y) * nearness[:, position[hit]]
+    depth = 1 / weights.sum(0)
+    weights = (weights * depth).float().T
     stretch = _ray_stretch(labels.to(vertices), size).reshape(-1)[pixel]
     return GBuffer(views, size, faces, pixel, hit % len(faces), weights, depth.float() * stretch)
 
@@ -119,32 +121,31 @@ def rasterize(
 class _Edges:
     """Integer edge functions e = dx * x + dy * y + offset of each triangle, non-negative inside; they sum to `area`."""
 
-    dx: Int[Tensor, "triangles 3"]
-    dy: Int[Tensor, "triangles 3"]
-    offset: Int[Tensor, "triangles 3"]
+    dx: Int[Tensor, "3 triangles"]
+    dy: Int[Tensor, "3 triangles"]
+    offset: Int[Tensor, "3 triangles"]
     area: Int[Tensor, "triangles"]
 
-    def at(self, triangle: Tensor, x: Tensor | int, y: Tensor) -> Int[Tensor, "points 3"]:
+    def at(self, triangle: Tensor, x: Tensor | int, y: Tensor) -> Int[Tensor, "3 points"]:
         """Values at the centres of pixels (x, y)."""
-        x = x * _SUBPIXEL + _HALF
-        column = x[:, None] if isinstance(x, Tensor) else x
-        return self.dx[triangle] * column + self.dy[triangle] * (y * _SUBPIXEL + _HALF)[:, None] + self.offset[triangle]
+        x, y = x * _SUBPIXEL + _HALF, y * _SUBPIXEL + _HALF
+        return self.dx[:, triangle] * x + self.dy[:, triangle] * y + self.offset[:, triangle]
 
 
 def _edges(xy: Tensor, z: Tensor, faces: Tensor, size: int, culled: Tensor) -> tuple[Tensor, _Edges, tuple[Tensor, Tensor]]:
     """Indices of the triangles worth drawing, their edge functions, and the first and one-past-last rows they touch."""
     snapped = (xy * (size * _SUBPIXEL)).round().long()
-    x, y = snapped[faces].unbind(-1)
-    area = (x[:, 1] - x[:, 0]) * (y[:, 2] - y[:, 0]) - (y[:, 1] - y[:, 0]) * (x[:, 2] - x[:, 0])
-    top = ((y.amin(1) + _HALF - 1) >> 8).clamp(min=0)
-    bottom = (((y.amax(1) - _HALF) >> 8) + 1).clamp(max=size)
-    seen = (area != 0) & (bottom > top) & (z[faces] > NEAR).all(1) & ~(culled & (area > 0))
+    corners = faces.T.contiguous()
+    x, y = snapped[:, 0].contiguous()[corners], snapped[:, 1].contiguous()[corners]
+    area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
+    top = ((y.amin(0) + _HALF - 1) >> 8).clamp(min=0)
+    bottom = (((y.amax(0) - _HALF) >> 8) + 1).clamp(max=size)
+    seen = (area != 0) & (bottom > top) & ~(culled & (area > 0)) & (z[corners] > NEAR).all(0)
     kept = torch.nonzero(seen).squeeze(1)
-    x, y, area = x[kept], y[kept], area[kept]
-    sign = area.sign()[:, None]
-    dx = (y.roll(-1, 1) - y.roll(-2, 1)) * sign
-    dy = (x.roll(-2, 1) - x.roll(-1, 1)) * sign
-    offset = -(dx * x.roll(-1, 1) + dy * y.roll(-1, 1))
+    x, y, area = x[:, kept], y[:, kept], area[kept]
+    next_x, next_y = x.roll(-1, 0), y.roll(-1, 0)
+    dx, dy = (next_y - y.roll(-2, 0)) * area.sign(), (x.roll(-2, 0) - next_x) * area.sign()
+    offset = -(dx * next_x + dy * next_y)
     return kept, _Edges(dx, dy, offset, area.abs()), (top[kept], bottom[kept])
 
 
@@ -154,13 +155,13 @@ def _spans(edges: _Edges, rows: tuple[Tensor, Tensor], size: int) -> tuple[Tenso
     height = bottom - top
     triangle = torch.repeat_interleave(torch.arange(len(top), device=top.device), height)
     y = torch.arange(len(triangle), device=top.device) - (height.cumsum(0) - bottom)[triangle]
-    start, slope = edges.at(triangle, 0, y), edges.dx[triangle]
+    start, slope = edges.at(triangle, 0, y), edges.dx[:, triangle]
     step = slope.abs().clamp(min=1) * _SUBPIXEL
     quotient = torch.div(start, step, rounding_mode="floor")
     far = 1 << 30
     low = torch.where(slope > 0, -quotient, torch.where((slope == 0) & (start < 0), far, -far))
     high = torch.where(slope < 0, quotient + 1, far)
-    low, high = low.amax(1).clamp(min=0), high.amin(1).clamp(max=size)
+    low, high = low.amax(0).clamp(min=0), high.amin(0).clamp(max=size)
     return triangle, y, low, torch.maximum(low, high)
 
 

@@ -96,10 +96,10 @@ def _marble(look: Look, color: Colors, points: Tensor, normals: Tensor, parts: T
     whole = color.new_tensor(SKIN_COLORS[look.skin]).mean()
     carved = torch.where(parts == SKIN, (color.mean(1) / whole).clamp(max=1), 0.5 * color.mean(1) + 0.3)
     carved = torch.where(parts == EYE, color.mean(1), carved)
-    carved = torch.where((parts == LENS) | (parts == FRAME) | (parts == LASH), 0.1, carved)
-    deep = torch.where(parts == EYE, 0.5, 0.36)
+    carved = torch.where((parts == LENS) | (parts == FRAME) | (parts == LASH), 0.0, carved)
+    deep = torch.where((parts == EYE) | (parts == LENS) | (parts == FRAME), 0.6, 0.36)
     stone = (0.92 - 0.2 * vein) * (1 - deep + deep * carved)
-    light = 0.48 + 0.42 * _sky(normals) + 0.3 * _front(normals)
+    light = 0.38 + 0.42 * _sky(normals) + 0.3 * _front(normals)
     return (stone * light)[:, None] * color.new_tensor((1.0, 0.985, 0.955)) + 0.08 * _gloss(normals)[:, None]
 
 
@@ -116,8 +116,10 @@ def _sky(normals: Tensor) -> Float[Tensor, "points"]:
 
 
 def _front(normals: Tensor) -> Float[Tensor, "points"]:
-    """A soft light before and above the face."""
-    return ((normals @ normals.new_tensor((0.0, 0.5, 0.866)) + 0.3) / 1.3).clamp(0, 1)
+    """A soft light before and above the face, and a weaker one behind."""
+    before = ((normals @ normals.new_tensor((0.0, 0.5, 0.866)) + 0.3) / 1.3).clamp(0, 1)
+    behind = (normals @ normals.new_tensor((0.0, 0.5, -0.866))).clamp(0, 1)
+    return torch.maximum(before, 0.5 * behind)
 
 
 def _gloss(normals: Tensor) -> Float[Tensor, "points"]:
