@@ -10,10 +10,10 @@ from shards.samples import REJECTED, SIZE, make_dataset, make_sample
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.shards.checks import inspect, preview, validate
 from styleavatar3d.shards.loader import ShardDataset
 from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest, read_plan
 from styleavatar3d.shards.schema import Record
+from styleavatar3d.shards.tools import inspect, preview, validate
 from styleavatar3d.shards.writer import pack
 
 
@@ -93,8 +93,8 @@ def test_inspect_and_preview(dataset_url: str, tmp_path: Path):
     assert (
         report["complete"] and report["pictures"] == 18 and report["rejected"] == 2 and report["style"] == {"clay": 18}
     )
-    assert preview(dataset_url, str(tmp_path / "sheet.png"), columns=4, rows=2)["pictures"] == 8
-    assert Image.open(tmp_path / "sheet.png").size == (4 * SIZE, 2 * SIZE)
+    assert preview(dataset_url, str(tmp_path / "sheet.png"), count=8)["pictures"] == 8
+    assert Image.open(tmp_path / "sheet.png").size == (3 * SIZE, 3 * SIZE)
     with pytest.raises(StyleAvatarError, match="cannot write the sheet"):
         preview(dataset_url, str(tmp_path / "sheet.nonsense"))
 

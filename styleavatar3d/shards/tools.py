@@ -1,6 +1,7 @@
 """Looking at a data set: what is in it, a sheet of it, and whether it is sound."""
 
 import hashlib
+import math
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -40,25 +41,26 @@ def inspect(url: str) -> dict[str, Any]:
     }
 
 
-def preview(url: str, out_png: str, columns: int = 12, rows: int = 8) -> dict[str, Any]:
-    """Write a sheet of evenly spread pictures, sorted by yaw along each row. Returns {"file", "pictures"}."""
+def preview(url: str, out: str = "preview.png", count: int = 64) -> dict[str, Any]:
+    """Write a sheet of `count` evenly spread pictures, each row sorted by yaw. Returns {"file", "pictures"}."""
     from PIL import Image
 
     dataset = ShardDataset(url)
-    count = min(columns * rows, len(dataset))
-    samples = [dataset[i * len(dataset) // count] for i in range(count)]
-    lines = [samples[start : start + columns] for start in range(0, count, columns)]
-    size = samples[0]["image"].shape[-1]
-    sheet = torch.full((3, len(lines) * size, columns * size), 255, dtype=torch.uint8)
-    for row, line in enumerate(lines):
-        for column, sample in enumerate(sorted(line, key=lambda sample: sample["json"]["yaw"])):
-            sheet[:, row * size : (row + 1) * size, column * size : (column + 1) * size] = sample["image"]
-    path = Path(out_png)
+    count = min(max(count, 1), len(dataset))
+    columns = math.ceil(math.sqrt(count))
+    samples = [dataset[place * len(dataset) // count] for place in range(count)]
+    rows = [samples[start : start + columns] for start in range(0, count, columns)]
+    size = dataset.plan.resolution
+    sheet = torch.full((3, len(rows) * size, columns * size), 255, dtype=torch.uint8)
+    for y, row in enumerate(rows):
+        for x, sample in enumerate(sorted(row, key=lambda sample: sample["json"]["yaw"])):
+            sheet[:, y * size : (y + 1) * size, x * size : (x + 1) * size] = sample["image"]
+    path = Path(out)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         Image.fromarray(sheet.permute(1, 2, 0).numpy()).save(path)
     except (OSError, ValueError) as error:
-        raise StyleAvatarError("cannot write the sheet", got=out_png, expected="a path that ends in .png") from error
+        raise StyleAvatarError("cannot write the sheet", got=out, expected="a path that ends in .png") from error
     return {"file": str(path), "pictures": count}
 
 

@@ -1,0 +1,276 @@
+"""Workers: processes of this machine, or Ray actors when asked. One interface, at most one unit in flight per worker.
+
+A unit of work is a number. `setup()` runs once in each worker and returns the function that does units; both must be
+importable. Units are idempotent, so a unit whose worker dies is simply done again elsewhere.
+"""
+
+import multiprocessing
+import os
+import secrets
+import signal
+import sys
+import time
+import traceback
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from styleavatar3d.config import Strict
+from styleavatar3d.errors import StyleAvatarError, require
+
+Work = Callable[[int], Any]
+Setup = Callable[[], Work]
+
+GRACE = 20.0
+"""seconds; a spot machine is taken back 30 after its notice"""
+
+
+class FleetConfig(Strict):
+    """Who works: `local` processes or `ray` actors (`address` empty: the cluster of this job, or a new local one)."""
+
+    kind: Literal["local", "ray"] = "local"
+    workers: int = Field(default=1, ge=1)
+    address: str = ""
+    gpus: float = Field(default=0, ge=0)
+    """GPUs that Ray reserves for each worker; may be a fraction"""
+    attempts: int = Field(default=3, ge=1)
+    """how often a unit is tried before the run gives up"""
+
+
+class Fleet(ABC):
+    """A context manager; `run` yields (unit, result) as units finish, in any order."""
+
+    def __init__(self, config: FleetConfig, setup: Setup):
+        self.config, self.setup = config, setup
+        self._failures: dict[int, int] = {}
+
+    @staticmethod
+    def open(config: FleetConfig, setup: Setup) -> "Fleet":
+        """The fleet that `config` asks for; one local worker is this process itself."""
+        if config.kind == "ray":
+            return RayFleet(config, setup)
+        return LocalFleet(config, setup) if config.workers > 1 else InlineFleet(config, setup)
+
+    def run(self, units: Iterable[int], stopping: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
+        """Do all units. A unit that fails `attempts` times ends the run; a StyleAvatarError ends it at once.
+
+        Once `stopping()` is true no unit is begun, and those in hand have `GRACE` seconds to end.
+        """
+        queue, idle = deque(units), deque(range(self.config.workers))
+        busy: dict[int, int] = {}
+        deadline = float("inf")
+        while queue or busy:
+            if stopping():
+                queue.clear()
+                deadline = min(deadline, time.monotonic() + GRACE)
+                if time.monotonic() > deadline:
+                    return
+            while queue and idle:
+                worker, unit = idle.popleft(), queue.popleft()
+                self._start(worker, unit)
+                busy[worker] = unit
+            for worker, error, result in self._finished():
+                unit = busy.pop(worker)
+                idle.append(worker)
+                if error is None:
+                    yield unit, result
+                else:
+                    self._count_failure(unit, error)
+                    queue.append(unit)
+
+    def _count_failure(self, unit: int, error: str | StyleAvatarError) -> None:
+        if isinstance(error, StyleAvatarError):
+            raise error
+        self._failures[unit] = self._failures.get(unit, 0) + 1
+        print(f"unit {unit} failed, try {self._failures[unit]} of {self.config.attempts}: {error}", file=sys.stderr)
+        if self._failures[unit] >= self.config.attempts:
+            raise StyleAvatarError(
+                f"unit {unit} failed {self.config.attempts} times; what is committed is kept",
+                got=error.strip().splitlines()[-1],
+                remedy="mend the cause and run the same command again",
+            )
+
+    @abstractmethod
+    def _start(self, worker: int, unit: int) -> None:
+        """Give `unit` to the idle `worker`."""
+
+    @abstractmethod
+    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+        """Wait a little for workers; (worker, error or None, result) of those that are done."""
+
+    @abstractmethod
+    def __enter__(self) -> "Fleet": ...
+
+    @abstractmethod
+    def __exit__(self, *_: object) -> None:
+        """Stop the workers; what they have in hand is abandoned."""
+
+
+class InlineFleet(Fleet):
+    """One worker that is this process: nothing to start, and a debugger steps into it."""
+
+    def __enter__(self) -> "InlineFleet":
+        self._worker = _Worker(self.setup)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def _start(self, worker: int, unit: int) -> None:
+        self._unit = unit
+
+    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+        return [(0, *self._worker.do(self._unit))]
+
+
+class LocalFleet(Fleet):
+    """Spawned processes with one thread each, talking through pipes: each end notices the death of the other."""
+
+    def __enter__(self) -> "LocalFleet":
+        self._processes: dict[int, BaseProcess] = {}
+        self._pipes: dict[int, Connection] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for process in self._processes.values():
+            process.kill()
+        for process in self._processes.values():
+            process.join()
+
+    def _start(self, worker: int, unit: int) -> None:
+        if worker not in self._processes:
+            self._spawn(worker)
+        with suppress(BrokenPipeError):  # it died while idle: the pipe's end is noticed next
+            self._pipes[worker].send(unit)
+
+    def _spawn(self, worker: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self._pipes[worker], theirs = context.Pipe()
+        process = context.Process(target=_serve, args=(theirs, self.setup), name=f"worker-{worker}", daemon=True)
+        with _single_threaded_children():
+            process.start()
+        theirs.close()
+        self._processes[worker] = process
+
+    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+        ready = wait(list(self._pipes.values()), timeout=0.5)
+        return [self._receive(worker) for worker, pipe in list(self._pipes.items()) if pipe in ready]
+
+    def _receive(self, worker: int) -> tuple[int, str | StyleAvatarError | None, Any]:
+        try:
+            error, result = self._pipes[worker].recv()
+            return worker, error, result
+        except (EOFError, OSError):
+            process = self._processes.pop(worker)
+            self._pipes.pop(worker).close()
+            process.join()
+            return worker, f"its worker died (exit code {process.exitcode}; -9 is often lack of memory)", None
+
+
+def _serve(pipe: Connection, setup: Setup) -> None:
+    """A local worker: read units, answer (error, result), end when the driver is gone."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    worker = _Worker(setup)
+    with suppress(EOFError, BrokenPipeError):
+        while True:
+            pipe.send(worker.do(pipe.recv()))
+
+
+class RayFleet(Fleet):
+    """One Ray actor a worker. Ray restarts an actor that dies, and gives it the unit it had in hand again."""
+
+    def __enter__(self) -> "RayFleet":
+        os.environ.update(ray_token())
+        ray = self._ray = require("ray", "ray")
+        self._owns = not ray.is_initialized()
+        if self._owns:
+            ray.init(address=self.config.address or None, log_to_driver=False, include_dashboard=False)
+        actor = ray.remote(num_cpus=1, num_gpus=self.config.gpus, max_restarts=-1, max_task_retries=2)(_Worker)
+        self._actors = [actor.remote(self.setup) for _ in range(self.config.workers)]
+        self._running: dict[Any, int] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        if self._owns:
+            self._ray.shutdown()
+
+    def _start(self, worker: int, unit: int) -> None:
+        self._running[self._actors[worker].do.remote(unit)] = worker
+
+    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+        ready, _ = self._ray.wait(list(self._running), timeout=0.5)
+        return [self._receive(reference) for reference in ready]
+
+    def _receive(self, reference: Any) -> tuple[int, str | StyleAvatarError | None, Any]:
+        worker = self._running.pop(reference)
+        try:
+            return worker, *self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return worker, f"its actor died: {str(error).splitlines()[0]}", None
+
+
+class _Worker:
+    """Sets itself up at its first unit, so that a failing set-up is reported like a failing unit."""
+
+    def __init__(self, setup: Setup):
+        self.setup: Setup = setup
+        self.work: Work | None = None
+
+    def do(self, unit: int) -> tuple[str | StyleAvatarError | None, Any]:
+        try:
+            self.work = self.work or self.setup()
+            return None, self.work(unit)
+        except StyleAvatarError as error:
+            return _Carried(error), None
+        except Exception:
+            return traceback.format_exc(), None
+
+
+class _Carried(StyleAvatarError):
+    """A StyleAvatarError that crosses processes: the text is already complete."""
+
+    def __init__(self, error: StyleAvatarError | str):
+        super().__init__(str(error))
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _Carried, (str(self),)
+
+
+def ray_token(path: Path | None = None) -> dict[str, str]:
+    """The environment that makes every Ray process of this user ask for, and know, one secret token.
+
+    Without it whoever reaches the port of a Ray head can run code. A token that the environment names is kept.
+    """
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return {"RAY_AUTH_MODE": "token"}
+    path = Path(
+        os.environ.get("RAY_AUTH_TOKEN_PATH") or path or Path.home() / ".config" / "styleavatar3d" / "ray-token"
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+class _single_threaded_children:
+    """Children read the number of threads when they import torch; more than one per worker only makes them wait."""
+
+    def __enter__(self) -> None:
+        self._before = os.environ.get("OMP_NUM_THREADS")
+        os.environ["OMP_NUM_THREADS"] = "1"
+
+    def __exit__(self, *_: object) -> None:
+        del os.environ["OMP_NUM_THREADS"]
+        if self._before is not None:
+            os.environ["OMP_NUM_THREADS"] = self._before
