@@ -43,6 +43,8 @@ class TrainConfig(Strict):
     """Schedules are in thousands of pairs seen."""
 
     kpairs: float = Field(gt=0)
+    start: str = ""
+    """folder of a prior whose weights to start from instead of random ones"""
     batch: int = Field(default=256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     warmup_kpairs: float = Field(default=20.0, ge=0)

@@ -13,7 +13,9 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.generator import load_weights, read_json
 from styleavatar3d.runtime.random import normal
+from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.denoiser import build_denoiser
 
@@ -175,13 +177,12 @@ class StylePrior(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, generator_sha256: str | None = None) -> "StylePrior":
-        """Load a prior, and refuse it if it does not belong to the generator of the given sha256."""
+        """Load a prior from a folder or s3:// prefix; refuse it if it belongs to a generator of another sha256."""
         from diffusers import DDIMScheduler
         from diffusers.models.transformers.prior_transformer import PriorTransformer
-        from safetensors.torch import load_file
 
-        folder = Path(folder)
-        config = _read_config(folder)
+        storage = Storage.open(folder)
+        config = _read_config(storage)
         if generator_sha256 not in (None, config["generator_sha256"]):
             raise StyleAvatarError(
                 "this style prior belongs to another generator",
@@ -189,23 +190,23 @@ class StylePrior(nn.Module):
                 expected=f"generator {config['generator_sha256'][:12]} ({folder})",
                 remedy="train the prior again for this generator: styleavatar3d train stylespace",
             )
-        tensors = load_file(folder / "statistics.safetensors")
-        statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
-        statistics.load_state_dict(tensors)
-        denoiser = PriorTransformer.from_pretrained(folder / "denoiser").float()
-        scheduler = DDIMScheduler.from_pretrained(folder / "scheduler")
+        denoiser: Any = PriorTransformer.from_config(read_json(storage, "denoiser/config.json"))
+        load_weights(denoiser, storage, "denoiser/diffusion_pytorch_model.safetensors")
+        statistics = Statistics(denoiser.config.embedding_dim, denoiser.config.embedding_proj_dim)
+        load_weights(statistics, storage, "statistics.safetensors")
+        scheduler = DDIMScheduler.from_config(read_json(storage, "scheduler/scheduler_config.json"))
         prior = cls(denoiser, scheduler, statistics, config["slots"], config["generator_sha256"])
         return prior.eval().requires_grad_(False)
 
 
-def _read_config(folder: Path) -> dict:
+def _read_config(storage: Storage) -> dict[str, Any]:
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = read_json(storage, "config.json")
         return {"slots": int(config["slots"]), "generator_sha256": str(config["generator_sha256"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (StyleAvatarError, ValueError, KeyError, TypeError) as error:
         raise StyleAvatarError(
             "this folder holds no style prior",
-            got=f"{folder} ({type(error).__name__}: {error})",
+            got=f"{storage.url} ({error})",
             expected="config.json with slots and generator_sha256, denoiser/, scheduler/, statistics.safetensors",
             remedy="styleavatar3d train stylespace --config stylespace/miniature",
         ) from None

@@ -20,7 +20,7 @@ from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
 from styleavatar3d.stylespace import codes, evaluate
 from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
-from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, StylePrior
+from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, Statistics, StylePrior
 
 
 @dataclass
@@ -57,8 +57,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     world.wait()
     manifest, pairs, statistics = codes.load(config.data.codes)
     training, held_out = split(pairs, config.data.held_out)
-    torch.manual_seed(key(config.run.seed, "denoiser"))
-    prior = StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"]).to(world.device)
+    prior = start(config, statistics, manifest).to(world.device)
     optimizer = torch.optim.AdamW(prior.denoiser.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
     state = TrainState(prior, copy.deepcopy(prior.denoiser).requires_grad_(False), optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
@@ -88,6 +87,15 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
         tracker.close()
     world.wait()
     return summary
+
+
+def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, Any]) -> StylePrior:
+    """The prior before its first step: random, or with the weights of `train.start` and its statistics."""
+    if config.train.start:
+        prior = StylePrior.from_pretrained(codes.shipped(config.train.start), manifest["generator_sha256"])
+        return prior.train().requires_grad_(True)
+    torch.manual_seed(key(config.run.seed, "denoiser"))
+    return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
 
 
 def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
