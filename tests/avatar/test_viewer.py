@@ -3,6 +3,7 @@
 import re
 import shutil
 import subprocess
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -36,20 +37,27 @@ def test_the_viewer_is_one_file_that_loads_nothing(red_ball):
     assert not outside_references(text)
 
 
+@pytest.mark.slow
 def test_a_browser_shows_the_model(red_ball, tmp_path):
-    chromium = shutil.which("chromium") or shutil.which("google-chrome")
-    if not chromium:
+    if not shutil.which("chromium"):
         pytest.skip("needs chromium")
     write_viewer(red_ball, tmp_path / "ball.html")
+    for patience in (15, 60):  # seconds of the browser's own time; a busy machine needs more of it
+        red, green, blue = np.asarray(screenshot(tmp_path / "ball.html", patience)).astype(int)[120, 150]
+        if red > 150 and green < 80 and blue < 80:
+            return
+    pytest.fail(f"the middle of the page is not red but {red, green, blue}")
+
+
+def screenshot(page: Path, patience: int) -> Image.Image:
+    shot = page.with_suffix(".png")
     command = [
-        chromium, "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
-        "--enable-unsafe-swiftshader", "--window-size=300,300", "--virtual-time-budget=15000",
-        f"--user-data-dir={tmp_path / 'profile'}", f"--screenshot={tmp_path / 'shot.png'}",
-        f"file://{tmp_path / 'ball.html'}",
+        "chromium", "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
+        "--enable-unsafe-swiftshader", "--window-size=300,300", f"--virtual-time-budget={patience * 1000}",
+        f"--user-data-dir={page.parent / 'profile'}", f"--screenshot={shot}", f"file://{page}",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=120)
-    red, green, blue = np.asarray(Image.open(tmp_path / "shot.png").convert("RGB")).astype(int)[120, 150]
-    assert red > 150 and green < 80 and blue < 80
+    return Image.open(shot).convert("RGB")
 
 
 @pytest.mark.parametrize("content", [b"", b"glTF", b"GIF89a" + bytes(40)])
