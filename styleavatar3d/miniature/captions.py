@@ -1,0 +1,73 @@
+"""Captions as people write them: the composed prompt with parts left out and reordered, or a plain sentence."""
+
+from __future__ import annotations
+
+import random
+
+from styleavatar3d.figures.looks import ATTRIBUTES, Look, visible_attributes
+from styleavatar3d.synthesis.prompts import compose, view_words
+
+SYNONYMS = {
+    "man": ("male", "guy"), "woman": ("female", "lady"), "child": ("kid",), "sunglasses": ("shades",),
+    "full beard": ("beard",), "cartoon": ("toon",), "marble": ("stone", "statue"), "clay": ("plasticine",),
+    "cel": ("anime", "comic"), "blonde": ("golden", "blond"), "purple": ("violet",), "old": ("elderly",),
+}
+
+
+def caption(look: Look, style: str, yaw: float, pitch: float, draw: random.Random) -> str:
+    """A caption of this picture, drawn from `draw`; what a viewer cannot see is never said."""
+    names = [*ATTRIBUTES, "style", "kind"]
+    drop = {name for name in names if draw.random() < draw.choice((0.0, 0.2, 0.7))}
+    if draw.random() < 0.12:
+        drop.add("view")
+    if draw.random() < 0.5:
+        return sentence(look, style, yaw, pitch, drop, draw)
+    text = compose(look, style, yaw, pitch, drop=drop).text
+    if draw.random() < 0.3:
+        parts = text.split(", ")
+        draw.shuffle(parts)
+        text = ", ".join(parts)
+    return text
+
+
+def sentence(look: Look, style: str, yaw: float, pitch: float, drop: set[str], draw: random.Random) -> str:
+    """The same facts as a user may put them: "a blue alien with round glasses, clay style, front view"."""
+    said = {name: value for name, value in visible_attributes(look, style, yaw).items() if name not in drop}
+    said = {name: _synonym(value, draw) for name, value in said.items() if value not in ("none", "no")}
+    alien = look.kind == "alien" and "kind" not in drop
+    noun = "alien" if alien and draw.random() < 0.7 else said.get("gender", "person")
+    adjectives = [said.get("age", ""), said.get("skin", "") if alien else "", "alien" if alien and noun != "alien" else ""]
+    parts = [" ".join(["a", *filter(None, adjectives), noun])]
+    features = _features(said, alien)
+    draw.shuffle(features)
+    if features:
+        parts[0] += f" with {features[0]}"
+        parts += [draw.choice(("", "with ")) + feature for feature in features[1:]]
+    if "style" not in drop:
+        parts.append(draw.choice(("{} style", "{}")).format(_synonym(style, draw)))
+    if "view" not in drop:
+        parts.append(view_words(yaw, pitch))
+    if draw.random() < 0.3:
+        parts[1:] = draw.sample(parts[1:], len(parts) - 1)
+    return ", ".join(parts)
+
+
+def _features(said: dict[str, str], alien: bool) -> list[str]:
+    features = [said[name] for name in ("beard", "glasses") if name in said]
+    if "skin" in said and not alien:
+        features.append(f"{said['skin']} skin")
+    if "eyes" in said:
+        features.append(f"{said['eyes']} eyes")
+    if "shirt_color" in said:
+        features.append(f"a {said['shirt_color']} shirt")
+    if "smile" in said:
+        features.append("a smile")
+    if said.get("hair") == "bald":
+        features.append("a bald head")
+    elif "hair" in said or "hair_color" in said:
+        features.append(f"{said.get('hair_color', '')} {said.get('hair', '')} hair".replace("  ", " ").strip())
+    return features
+
+
+def _synonym(value: str, draw: random.Random) -> str:
+    return draw.choice(SYNONYMS[value]) if value in SYNONYMS and draw.random() < 0.15 else value

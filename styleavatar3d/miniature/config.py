@@ -1,0 +1,66 @@
+"""One config for the miniature world's models. Amounts are pictures seen, so that they mean the same at any batch size."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BeforeValidator, Field
+
+from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.miniature.models import MiniatureModels
+from styleavatar3d.runtime.tracking import TrackConfig
+
+Stage = Literal["clip", "codec", "judge", "diffusion"]
+
+
+def _split(value: object) -> object:
+    return tuple(value.split(",")) if isinstance(value, str) else value
+
+
+class DataConfig(Strict):
+    """The renders that everything is trained on; the judge gets a population of its own."""
+
+    renders: int = Field(ge=8)
+    judge_renders: int = Field(ge=8)
+    views: int = Field(3, ge=1)
+    """pictures of one figure in one style"""
+    held_out: int = Field(ge=1)
+    """how many of the last renders are never trained on"""
+    workers: int = Field(2, ge=1)
+    """processes that render"""
+
+
+class StageConfig(Strict):
+    """How one model is trained: AdamW, linear warm-up, cosine decay, averaged weights."""
+
+    images: int = Field(ge=1)
+    batch: int = Field(ge=2)
+    learning_rate: float = Field(gt=0)
+    warmup: int = Field(2000, ge=0)
+    """pictures until the full learning rate"""
+    average: int = Field(3000, ge=1)
+    """half-life, in pictures, of the averaged weights, which are the ones saved"""
+
+
+class TrainConfig(Strict):
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_split)] = ("clip", "codec", "judge", "diffusion")
+    threads: int = Field(1, ge=1)
+    """CPU threads of each process"""
+    precision: Literal["bf16", "fp32"] = "bf16"
+    checkpoint_seconds: float = Field(120.0, gt=0)
+    clip: StageConfig
+    codec: StageConfig
+    judge: StageConfig
+    diffusion: StageConfig
+    drop_guidance: float = Field(0.15, ge=0, le=1)
+    """how often the ControlNet sees a black picture, so that words alone work too"""
+    drop_text: float = Field(0.10, ge=0, le=1)
+    """how often the prompt is empty, for classifier-free guidance"""
+
+
+class MiniatureConfig(Strict):
+    run: RunConfig
+    data: DataConfig
+    model: MiniatureModels = MiniatureModels()
+    train: TrainConfig
+    track: TrackConfig = TrackConfig()

@@ -1,0 +1,95 @@
+"""The renders that the miniature models learn from, as tensors, with captions drawn anew each time."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Bool, Float, Int, UInt8
+from torch import Tensor
+
+from styleavatar3d.camera.cameras import yaw_pitch
+from styleavatar3d.figures.looks import Look
+from styleavatar3d.miniature.captions import caption
+from styleavatar3d.miniature.config import MiniatureConfig
+from styleavatar3d.runtime.random import generator, key
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """Renders with what made them: picture, hybrid guidance (depth under key points), camera, look and style."""
+
+    image: UInt8[Tensor, "count 3 height width"]
+    guidance: UInt8[Tensor, "count 3 height width"]
+    labels: Float[Tensor, "count 25"]
+    looks: Sequence[Look]
+    styles: Sequence[str]
+
+    def __post_init__(self) -> None:
+        yaw, pitch = yaw_pitch(self.labels)
+        object.__setattr__(self, "yaw", yaw)
+        object.__setattr__(self, "pitch", pitch)
+
+    yaw: Float[Tensor, "count"] = None  # type: ignore[assignment]
+    pitch: Float[Tensor, "count"] = None  # type: ignore[assignment]
+
+    def __len__(self) -> int:
+        return len(self.image)
+
+    def part(self, start: int, stop: int) -> Pictures:
+        """The pictures start .. stop - 1."""
+        which = slice(start, stop)
+        return Pictures(
+            self.image[which], self.guidance[which], self.labels[which], self.looks[which], self.styles[which]
+        )
+
+    def captions(
+        self, indices: Int[Tensor, "batch"], seed: int, step: int, mirrored: Bool[Tensor, "batch"] | None = None
+    ) -> list[str]:
+        """Captions of these pictures, or of their mirror images; drawn from (seed, step, place in the batch)."""
+        turn = [1.0] * len(indices) if mirrored is None else (1 - 2 * mirrored.float()).tolist()
+        return [
+            caption(
+                self.looks[index], self.styles[index], sign * float(self.yaw[index]), float(self.pitch[index]),
+                random.Random(key(seed, f"caption {step}", place)),
+            )
+            for place, (index, sign) in enumerate(zip(indices.tolist(), turn, strict=True))
+        ]
+
+    def batch(self, indices: Int[Tensor, "batch"]) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures in [-1, 1]."""
+        return self.image[indices].float() / 127.5 - 1
+
+
+def render(config: MiniatureConfig) -> tuple[Pictures, Pictures]:
+    """The renders to train on and the held-out ones, of figures that training never sees."""
+    everything = _render(config, config.data.renders, config.run.seed)
+    cut = len(everything) - config.data.held_out
+    return everything.part(0, cut), everything.part(cut, len(everything))
+
+
+def render_for_judge(config: MiniatureConfig) -> Pictures:
+    """Renders of another population: no figure of it is in `render`."""
+    return _render(config, config.data.judge_renders, config.run.seed + 7919)
+
+
+def _render(config: MiniatureConfig, count: int, seed: int) -> Pictures:
+    from styleavatar3d.figures.guidance import hybrid
+    from styleavatar3d.miniature.renders import render_dataset
+
+    data = render_dataset(count, seed, workers=config.data.workers, views_per_figure=config.data.views)
+    depth = data["depth_rgb"].expand(-1, 3, -1, -1)
+    guidance = hybrid(depth.movedim(1, -1), data["keypoints_rgb"].movedim(1, -1)).movedim(-1, 1).contiguous()
+    return Pictures(data["image"], guidance, data["labels"], data["looks"], data["styles"])
+
+
+def draw_indices(count: int, batch: int, seed: int, stage: str, step: int) -> Int[Tensor, "batch"]:
+    """The batch number `step`: uniform with repetition, a function of (seed, stage, step) alone."""
+    return torch.randint(count, (batch,), generator=generator(seed, f"{stage} batch", step))
+
+
+def coin(batch: int, probability: float, seed: int, purpose: str, step: int) -> Bool[Tensor, "batch"]:
+    """True with this probability, a function of (seed, purpose, step) alone."""
+    return torch.rand(batch, generator=generator(seed, purpose, step)) < probability

@@ -1,0 +1,74 @@
+"""Train the miniature world's models, stage by stage: clip and codec, judge, then the diffusion on top of both.
+
+Each stage resumes by itself and does nothing when it is done, so stages may run in several processes at once
+(`--train.stages clip` beside `--train.stages codec`). When all are there, `out/weights/{clip,diffusion,judge}` is written.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from styleavatar3d.config import save_config
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.metrics.judge import Judge
+from styleavatar3d.miniature.config import MiniatureConfig
+from styleavatar3d.miniature.models import build_clip
+from styleavatar3d.miniature.pictures import render, render_for_judge
+from styleavatar3d.miniature.session import trained
+from styleavatar3d.miniature.train_clip import GuidedClip, tokenizer_for, train_clip
+from styleavatar3d.miniature.train_codec import train_codec
+from styleavatar3d.miniature.train_diffusion import finished_pipeline, train_diffusion
+from styleavatar3d.miniature.train_judge import train_judge
+from styleavatar3d.runtime.distributed import connect
+from styleavatar3d.runtime.storage import Storage
+
+STAGES = {"clip": train_clip, "codec": train_codec, "judge": train_judge, "diffusion": train_diffusion}
+log = logging.getLogger(__name__)
+
+
+def train(config: MiniatureConfig) -> dict[str, Any]:
+    """Run the stages of `config.train.stages` that are not done; returns a summary of each.
+
+    Raises Stopped on SIGTERM or Ctrl-C, and StyleAvatarError when the diffusion is asked for before clip and codec.
+    """
+    world = connect(config.train.threads)
+    storage = Storage.open(config.run.out)
+    pictures, held_out = render(config)
+    summary: dict[str, Any] = {}
+    for stage in [name for name in STAGES if name in config.train.stages]:
+        own = render_for_judge(config) if stage == "judge" else pictures
+        summary[stage] = STAGES[stage](config, own, held_out, world)
+        if world.main:
+            storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())
+            storage.publish("config.yaml", save_config(config).encode())
+    if world.main and "diffusion" in config.train.stages:
+        summary["weights"] = export(config, pictures)
+    world.wait()
+    return summary
+
+
+def export(config: MiniatureConfig, pictures: Any) -> str:
+    """Write the finished weights in fp16, with the summaries, under `out/weights`; returns that folder."""
+    storage = Storage.open(config.run.out)
+    folder = storage.local_path("weights")
+    if folder is None:
+        raise StyleAvatarError("weights are exported to a local folder", got=config.run.out, remedy="use a local --run.out")
+    pipeline = finished_pipeline(config, pictures).to(dtype=torch.float16)
+    pipeline.save_pretrained(folder / "diffusion")
+    tokenizer = tokenizer_for(config)
+    clip = trained("clip", GuidedClip(build_clip(config.model, tokenizer), config.model.embedding), config).clip
+    clip.half().save_pretrained(folder / "clip")
+    tokenizer.save_pretrained(folder / "clip")
+    if storage.exists("judge/summary.json"):
+        trained("judge", Judge(), config).save_pretrained(folder / "judge")  # type: ignore[operator]
+    summaries = {
+        stage: json.loads(storage.read(f"{stage}/summary.json"))
+        for stage in STAGES if storage.exists(f"{stage}/summary.json")
+    }
+    Path(folder / "training.json").write_text(json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n")
+    return str(folder)
