@@ -1,4 +1,4 @@
-"""StyleGAN2-style mapping and synthesis (Karras et al. 2020, sections 2 and 3) in the form that is fast on small machines.
+"""StyleGAN2-style mapping and synthesis (Karras et al. 2020, sections 2, 3) in the form that is fast on small machines.
 
 Modulation scales the input, demodulation the output (equation 3 of the paper, unfused), so one weight serves the whole
 batch; the sum over the kernel of squared weights is a small [out, in] table. Up-sampling layers convolve first, at the
@@ -17,7 +17,7 @@ LEAKY_GAIN = math.sqrt(2)
 
 
 def fast_dtype(precision: str, device: torch.device, parameter: torch.dtype) -> torch.dtype:
-    """The number format of convolutions: `auto` is bfloat16 where the hardware multiplies it, else the parameters' own."""
+    """Number format of convolutions: `auto` is bfloat16 where the hardware multiplies it, else the parameters' own."""
     if precision == "bfloat16":
         return torch.bfloat16
     native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()

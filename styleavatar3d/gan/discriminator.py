@@ -16,7 +16,7 @@ from styleavatar3d.gan.backbone import LEAKY_SLOPE, Linear, fast_dtype, leaky, p
 
 
 class DiscriminatorConfig(Strict):
-    """`widths[i]` are the channels at resolution / 2^i, down to 4; pictures may enter at `entry_resolution` or above."""
+    """`widths[i]`: channels at resolution / 2^i, down to 4 pixels; pictures enter at `entry_resolution` or above."""
 
     resolution: int = 64
     entry_resolution: int = 32
@@ -131,7 +131,7 @@ def pictures_for(
     mask: Float[Tensor, "batch 1 rows columns"],
     raw: Float[Tensor, "batch 3 rows columns"] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
-    """What the discriminator looks at: image, mask scaled to [-1, 1] and, if given, the raw picture, all at image size."""
+    """What the discriminator looks at, at image size: image, mask scaled to [-1, 1] and, if given, the raw picture."""
     parts = [image, mask * 2 - 1] + ([raw] if raw is not None else [])
     size = image.shape[-1]
     fitted = [p if p.shape[-1] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]

@@ -62,7 +62,7 @@ class GeneratorConfig(Strict):
 
 
 class Rendering(NamedTuple):
-    """One view of each sample. Pictures in [-1, 1] on mid grey (0), mask in [0, 1], depth along the ray in world units."""
+    """A view of each sample: pictures in [-1, 1] on mid grey (0), mask in [0, 1], depth along rays in world units."""
 
     image: Float[Tensor, "batch 3 height width"]
     raw: Float[Tensor, "batch 3 rows columns"]

@@ -6,6 +6,7 @@ import time
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from pydantic import Field, model_validator
 from torch import Tensor
 
@@ -172,14 +173,19 @@ def make_fakes(
     return pictures_for(view.image, view.mask, raw), labels, view.mask
 
 
+def real_pictures(reals: Reals, config: GanConfig) -> Tensor:
+    """Data as the discriminator sees it: with super-resolution, mask and raw picture pass through half the size."""
+    if not config.model.discriminator.raw:
+        return pictures_for(reals.images, reals.masks)
+    raw, masks = (F.avg_pool2d(maps, 2) for maps in (reals.images, reals.masks))
+    return pictures_for(reals.images, masks, raw)
+
+
 def discriminator_step(
     state: TrainState, reals: Reals, fakes: tuple[Tensor, Tensor], config: GanConfig, phase: Phase, world: World
 ) -> dict[str, float]:
     """Update the discriminator; every `penalty_interval` steps with the gradient penalty."""
-    raw = None
-    if config.model.discriminator.raw:
-        raw = torch.nn.functional.avg_pool2d(reals.images, 2)
-    pictures = pictures_for(reals.images, reals.masks, raw)
+    pictures = real_pictures(reals, config)
     labels = view_labels(reals.labels, reals.label_draws, config.model.label)
     both = state.discriminator(torch.cat([pictures, fakes[0]]), torch.cat([labels, fakes[1]]), fade=phase.fade)
     real_logits, fake_logits = both.chunk(2)
@@ -290,7 +296,7 @@ def check_finite(values: dict[str, float]) -> None:
     """Raise if a loss is no number any more: the checkpoint before it is kept."""
     bad = [name for name, value in values.items() if value != value]
     if bad:
-        raise StyleAvatarError(f"training diverged: {', '.join(bad)} is not a number", remedy="lower the learning rates")
+        raise StyleAvatarError(f"training diverged: {', '.join(bad)} is no number", remedy="lower the learning rates")
 
 
 @torch.no_grad()

@@ -70,7 +70,14 @@ class Checkpoints:
     def _names(self) -> list[str]:
         if not self.storage.exists(LATEST):
             return []
-        return json.loads(self.storage.read(LATEST))["checkpoints"]
+        try:
+            return json.loads(self.storage.read(LATEST))["checkpoints"]
+        except (ValueError, KeyError, TypeError):
+            raise StyleAvatarError(
+                f"{LATEST} in {self.storage.url} is damaged",
+                expected='{"checkpoints": ["checkpoints/000000001000"]}',
+                remedy="write the names of the checkpoint folders into it, or start anew with another --run.out",
+            ) from None
 
     def _load(self, folder: str) -> Checkpoint:
         from safetensors.torch import load
@@ -83,9 +90,9 @@ class Checkpoints:
 
 
 def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str, Tensor]:
-    """An optimizer's state as named tensors; hyper-parameters belong to the config and are left out."""
+    """A copy of an optimizer's state as named tensors; hyper-parameters belong to the config and are left out."""
     state = optimizer.state_dict()["state"]
-    return {f"{prefix}.{index}.{name}": value for index, slots in state.items() for name, value in slots.items()}
+    return {f"{prefix}.{index}.{key}": value.clone() for index, slots in state.items() for key, value in slots.items()}
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:

@@ -48,8 +48,8 @@ def mp4(frames: Iterable[UInt8[Tensor, "3 height width"]], fps: int = 24, qualit
         size = pictures[0].shape[:2] if pictures else "no frames"
         raise StyleAvatarError("a film needs frames of even height and width", got=size)
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "output_params": ["-threads", "1"]}
-        with imageio.get_writer(file.name, fps=fps, quality=quality, **options) as writer:
+        options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "fps": fps, "quality": quality}
+        with imageio.get_writer(file.name, output_params=["-threads", "1"], **options) as writer:
             for picture in pictures:
                 writer.append_data(picture)
         return file.read()

@@ -1,0 +1,195 @@
+"""Training end to end at a tiny size: it runs, stops, is killed, resumes, and does not depend on the process count."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from gan.two_steps import run as two_steps
+from safetensors.torch import load_file
+from shards.samples import make_dataset
+
+from styleavatar3d.config import ConfigError, load_config
+from styleavatar3d.errors import Stopped, StyleAvatarError
+from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.train import GanConfig, TrainState, check_finite, passed, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> str:
+    make_dataset(str(tmp_path / "shards"))
+    return str(tmp_path / "shards")
+
+
+def words(shards: str, out: Path | str, *more: str) -> list[str]:
+    return ["--data.shards", shards, "--run.out", str(out), *more]
+
+
+def tiny(shards: str, out: Path | str, *more: str) -> GanConfig:
+    return load_config(GanConfig, "gan/tiny", words(shards, out, *more))
+
+
+def environment(**more: str) -> dict[str, str]:
+    path = f"{ROOT}:{ROOT / 'tests'}"
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable} | more
+
+
+def start(*arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "styleavatar3d", "train", "gan", "--config", "gan/tiny", *arguments]
+    return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+
+
+def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 120
+    while not path.exists():
+        assert process.poll() is None and time.monotonic() < deadline, process.communicate()[1]
+        time.sleep(0.01)
+
+
+def same_weights(one: Path, other: Path) -> bool:
+    return (one / "weights/model.safetensors").read_bytes() == (other / "weights/model.safetensors").read_bytes()
+
+
+def test_a_run_leaves_weights_log_snapshots_and_config(shards, tmp_path):
+    summary = train(tiny(shards, tmp_path / "run"))
+    assert summary["images"] == 80 and summary["processes"] == 1
+    run = tmp_path / "run"
+    Generator.from_pretrained(str(run / "weights"))
+    steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps)) and steps[-1] == 80
+    assert load_config(GanConfig, str(run / "config.yaml")) == tiny(shards, run)
+    names = {path.suffix for path in (run / "snapshots").iterdir()}
+    assert names == {".png", ".mp4"} and all(p.stat().st_size > 500 for p in (run / "snapshots").iterdir())
+    assert train(tiny(shards, run))["images"] == 80  # a finished run stays finished
+
+
+def test_all_weights_move_but_the_average_lags(shards, tmp_path):
+    config = tiny(shards, tmp_path / "run")
+    train(config)
+    before = TrainState.fresh(config, torch.device("cpu")).tensors()
+    after = load_file(next((tmp_path / "run/checkpoints").glob("*80")) / "state.safetensors")
+    still = [n for n, t in before.items() if "w_mean" not in n and torch.equal(t, after[n])]
+    assert still == []
+    assert any(not torch.equal(after[f"average.{n[10:]}"], t) for n, t in after.items() if n.startswith("generator."))
+
+
+def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(shards, tmp_path):
+    more = ("--train.schedule.kimg", "0.24")
+    train(tiny(shards, tmp_path / "whole", *more))
+    process = start(*words(shards, tmp_path / "killed", *more))
+    wait_for(tmp_path / "killed/latest.json", process)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert not (tmp_path / "killed/weights").exists()
+    summary = train(tiny(shards, tmp_path / "killed", *more))
+    assert summary["images"] == 240 and same_weights(tmp_path / "whole", tmp_path / "killed")
+    steps = [json.loads(line)["step"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
+    assert steps == sorted(set(steps))
+
+
+def test_sigterm_saves_and_leaves_with_exit_code_3(shards, tmp_path):
+    process = start(*words(shards, tmp_path / "run", "--train.schedule.kimg", "100"))
+    wait_for(tmp_path / "run/latest.json", process)
+    process.terminate()
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 3 and "the same command goes on" in errors and "Traceback" not in errors
+
+
+def test_the_launcher_starts_two_processes(shards, tmp_path):
+    command = ["bash", str(ROOT / "launch/train.sh"), "cpu-2", "gan", "--config", "gan/tiny", "--train.batch", "8"]
+    result = subprocess.run(
+        [*command, *words(shards, tmp_path / "run")], env=environment(), capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    assert json.loads((tmp_path / "run/summary.json").read_text())["processes"] == 2
+
+
+def test_the_launcher_knows_its_profiles():
+    result = subprocess.run(
+        ["bash", str(ROOT / "launch/train.sh"), "abacus", "gan"], env=environment(), capture_output=True, text=True
+    )
+    assert result.returncode == 2 and "cpu-2" in result.stderr
+
+
+def test_two_processes_make_the_step_of_one(tmp_path):
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    script = [str(ROOT / "tests/gan/two_steps.py"), str(tmp_path)]
+    result = subprocess.run(
+        [*command, *script], env=environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=200
+    )
+    assert result.returncode == 0, result.stderr
+    ranks = [load_file(tmp_path / name) for name in "01"]
+    alone = two_steps()
+    assert ranks[0].pop("world") == 2 and ranks[1].pop("world") == 2 and alone.pop("world") == 1
+    for name, tensor in alone.items():
+        assert torch.equal(ranks[0][name], ranks[1][name]), name
+        assert torch.allclose(ranks[0][name], tensor, rtol=0, atol=1e-9), name
+
+
+def test_a_run_lives_on_s3(shards, s3_server):
+    train(tiny(shards, f"{s3_server}/run"))
+    Generator.from_pretrained(f"{s3_server}/run/weights")
+    summary = train(tiny(shards, f"{s3_server}/run", "--train.schedule.kimg", "0.096"))
+    assert summary["images"] == 96
+
+
+def test_another_model_in_the_same_folder_is_refused(shards, tmp_path):
+    train(tiny(shards, tmp_path / "run", "--train.schedule.kimg", "0.016"))
+    with pytest.raises(StyleAvatarError, match="another model, seed or batch"):
+        train(tiny(shards, tmp_path / "run", "--run.seed", "1"))
+
+
+def test_super_resolution_trains(shards, tmp_path):
+    model = {
+        "--model.generator.widths": "[8, 8]",
+        "--model.generator.resolution": "8",
+        "--model.generator.features": "6",
+        "--model.generator.super_resolution_width": "8",
+        "--model.discriminator.raw": "true",
+        "--model.discriminator.entry_resolution": "16",
+        "--train.schedule.start_resolution": "16",
+        "--train.schedule.kimg": "0.008",
+    }
+    config = tiny(shards, tmp_path / "run", *[word for pair in model.items() for word in pair])
+    assert train(config)["images"] == 8
+
+
+@pytest.mark.parametrize(
+    "change, reason",
+    [
+        (("--model.discriminator.label_size", "40"), "label_size must be the label's, 46"),
+        (("--model.generator.resolution", "32"), "discriminator.resolution must be the generator's, 32"),
+        (("--train.schedule.start_resolution", "4"), "start_resolution"),
+        (("--train.schedule.kimg", "0"), "greater than 0"),
+        (("--train.bach", "8"), "did you mean 'batch'"),
+    ],
+)
+def test_settings_that_do_not_fit_are_named(change, reason):
+    with pytest.raises(ConfigError, match=reason):
+        tiny("x", "y", *change)
+
+
+def test_a_batch_that_cannot_be_shared_is_refused(shards, tmp_path):
+    with pytest.raises(ConfigError, match="cannot be shared out"):
+        train(tiny(shards, tmp_path / "run", "--train.batch", "6"))
+
+
+def test_a_loss_that_is_no_number_stops_the_run():
+    with pytest.raises(StyleAvatarError, match="generator is no number"):
+        check_finite({"generator": float("nan"), "real": 1.0})
+
+
+def test_multiples_are_crossed_once():
+    crossed = [seen for seen in range(8, 101, 8) if passed(seen, 8, 0.02)]
+    assert crossed == [24, 40, 64, 80]
+
+
+def test_stopped_is_resumable():
+    assert Stopped.exit_code == 3
