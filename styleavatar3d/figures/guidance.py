@@ -1,5 +1,4 @@
 """Pictures that tell a diffusion model where the figure is: depth, key points, and both in one."""
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -48,7 +47,9 @@ def shrink(image: Tensor, factor: int) -> Tensor:
     return blocks.mean((2, 4))
 
 
-def depth_guidance(depth: Float[Tensor, "views size size"], labels: Float[Tensor, "views 25"]) -> UInt8[Tensor, "views size size 3"]:
+def depth_guidance(
+    depth: Float[Tensor, "views size size"], labels: Float[Tensor, "views 25"]
+) -> UInt8[Tensor, "views size size 3"]:
     """Inverse distance along the camera's axis, stretched over each silhouette: near is 255, background 0."""
     from styleavatar3d.camera.rays import rays
 
@@ -63,7 +64,9 @@ def depth_guidance(depth: Float[Tensor, "views size size"], labels: Float[Tensor
     return to_uint8(grey * 255)[..., None].expand(*depth.shape, 3)
 
 
-def keypoint_guidance(figure: Figure, labels: Float[Tensor, "views 25"], size: int) -> UInt8[Tensor, "views size size 3"]:
+def keypoint_guidance(
+    figure: Figure, labels: Float[Tensor, "views 25"], size: int
+) -> UInt8[Tensor, "views size size 3"]:
     """The visible key points in the colours that ControlNet was taught."""
     return to_uint8(draw(*locate(figure, labels), size))
 
@@ -81,7 +84,9 @@ def guide(figure: Figure, camera: Camera, size: int, supersample: int = 2) -> Gu
     return guided_views(figure, buffer, label, supersample)[0]
 
 
-def guided_views(figure: Figure, buffer: GBuffer, labels: Float[Tensor, "views 25"], supersample: int) -> list[GuidedView]:
+def guided_views(
+    figure: Figure, buffer: GBuffer, labels: Float[Tensor, "views 25"], supersample: int
+) -> list[GuidedView]:
     """Guidance from an already rasterised figure."""
     size = buffer.size // supersample
     depth = mean_depth(buffer, supersample)
@@ -100,6 +105,7 @@ def to_uint8(values: Tensor) -> UInt8[Tensor, "..."]:
 def check_size(size: int, supersample: int) -> None:
     if not (8 <= size <= 2048 and 1 <= supersample <= 8):
         raise StyleAvatarError(
-            "no picture of that size", got=f"size {size}, supersample {supersample}",
+            "no picture of that size",
+            got=f"size {size}, supersample {supersample}",
             expected="size in 8..2048, supersample in 1..8",
         )

@@ -3,7 +3,6 @@
 Every cut is a thickness over the skull as a function of azimuth and of the way from crown to hairline, then, if the cut
 falls, a curtain down to a height. Heads carry it by their nearest scalp vertices (`heads.py`).
 """
-from __future__ import annotations
 
 import math
 from collections.abc import Callable

@@ -1,9 +1,8 @@
 """Parametric busts: the baked head model, and figures dressed from it.
 
-The model is linear in a rank-64 phenotype basis, in signed local changes and in 52 expressions (`data/heads.md` says how
-it was baked, and from what). A figure is the head of a `Look` with hair, shirt, beard and glasses, in world units.
+The model is linear in a rank-64 phenotype basis, in signed local changes and in 52 expressions (`data/heads.md` says
+how it was baked, and from what). A figure is the head of a `Look` with hair, shirt, beard and glasses, in world units.
 """
-from __future__ import annotations
 
 import random
 from dataclasses import dataclass, replace
@@ -67,7 +66,7 @@ class Figure:
         """Faces that are never seen from behind."""
         return (self.parts <= EYE) | (self.parts == FRAME) | (self.parts == ANTENNA)
 
-    def to(self, device: torch.device | str) -> Figure:
+    def to(self, device: torch.device | str) -> "Figure":
         fields = ("vertices", "faces", "parts", "canonical", "normals")
         points = {name: point.to(device) for name, point in self.key_points.items()}
         return replace(self, key_points=points, **{name: getattr(self, name).to(device) for name in fields})
@@ -113,7 +112,7 @@ class HeadModel:
 
     @classmethod
     @cache
-    def load(cls, path: Path | None = None) -> HeadModel:
+    def load(cls, path: Path | None = None) -> "HeadModel":
         """Read `heads.safetensors` (the shipped one by default)."""
         from safetensors import SafetensorError, safe_open
 
@@ -123,13 +122,15 @@ class HeadModel:
                 return cls({key: file.get_tensor(key) for key in file.keys()}, file.metadata())  # noqa: SIM118
         except (OSError, SafetensorError, KeyError) as error:
             raise StyleAvatarError(
-                "not a baked head model", got=f"{path} ({error})", expected="the tensors listed in data/heads.md",
+                "not a baked head model",
+                got=f"{path} ({error})",
+                expected="the tensors listed in data/heads.md",
                 remedy="restore data/heads.safetensors, or bake it again with data/bake_heads.py",
             ) from error
 
     def phenotype(self, **values: float) -> Float[Tensor, "vertices 3"]:
-        """The neutral bust of a phenotype: gender (0 male .. 1 female), age (-1/3 .. 1), muscle, weight, african, asian,
-        caucasian (0 .. 1). Those left out are average."""
+        """The neutral bust of a phenotype: gender (0 male .. 1 female), age (-1/3 .. 1), muscle, weight, african,
+        asian, caucasian (0 .. 1). Those left out are average."""
         unknown = set(values) - set(_KNOTS) - set(_ORIGINS)
         if unknown:
             raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *_ORIGINS]))
@@ -138,9 +139,14 @@ class HeadModel:
 
     def change(self, vertices: Float[Tensor, "vertices 3"], changes: dict[str, float]) -> None:
         """Apply signed local changes, such as {"eye-scale-incr": 1.5}, in place."""
-        self.locals.add(vertices, _weights(self.locals.names, {
-            f"{name}{'-' if value < 0 else '+'}": abs(value) for name, value in changes.items()
-        }, "local change"))
+        self.locals.add(
+            vertices,
+            _weights(
+                self.locals.names,
+                {f"{name}{'-' if value < 0 else '+'}": abs(value) for name, value in changes.items()},
+                "local change",
+            ),
+        )
 
     def express(self, vertices: Float[Tensor, "vertices 3"], expression: dict[str, float]) -> None:
         """Apply expression strengths, such as {"jawOpen": 0.5}, in place."""
@@ -242,7 +248,10 @@ def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
     origin = [weight * draw.uniform(0.3, 1) for weight in tilt.get(look.skin, (1, 1, 1))]
     gender = draw.uniform(0.0, 0.1) if look.gender == "man" else draw.uniform(0.9, 1.0)
     vertices = model.phenotype(
-        gender=gender, age=draw.uniform(low, high), muscle=draw.uniform(0.3, 0.8), weight=0.2 + 0.75 * look.build,
+        gender=gender,
+        age=draw.uniform(low, high),
+        muscle=draw.uniform(0.3, 0.8),
+        weight=0.2 + 0.75 * look.build,
         **dict(zip(_ORIGINS, origin, strict=True)),
     )
     changes = {name: draw.gauss(0, 0.3) for name in sorted({pair[:-1] for pair in model.locals.names})}

@@ -1,5 +1,4 @@
 """The part of the 18-point body layout that a bust has: which points a camera sees, and how ControlNet draws them."""
-from __future__ import annotations
 
 import torch
 from jaxtyping import Bool, Float
@@ -35,7 +34,13 @@ JOINT = 0.3
 """Neck and shoulders lie inside the body: they are seen through their own flesh, but not through the whole chest."""
 EYEBALL = 0.04
 """Eyes lie deep between nose and brow, and bulge: 2.5 cm."""
-_DEPTH_ALLOWED = {"right_eye": EYEBALL, "left_eye": EYEBALL, "neck": JOINT, "right_shoulder": JOINT, "left_shoulder": JOINT}
+_DEPTH_ALLOWED = {
+    "right_eye": EYEBALL,
+    "left_eye": EYEBALL,
+    "neck": JOINT,
+    "right_shoulder": JOINT,
+    "left_shoulder": JOINT,
+}
 
 
 def locate(
@@ -43,8 +48,8 @@ def locate(
 ) -> tuple[Float[Tensor, "views points 2"], Bool[Tensor, "views points"]]:
     """Image coordinates over image size, and visibility, of `POINTS`.
 
-    A point is visible when it is in the picture and no skin of the bare figure stands nearer; hair, hats and glasses never
-    hide it, as a person who looks at the picture would still know where it is.
+    A point is visible when it is in the picture and no skin of the bare figure stands nearer; hair, hats and glasses
+    never hide it, as a person who looks at the picture would still know where it is.
     """
     points = torch.stack([figure.key_points[name] for name in POINTS])
     xy, depth = project(points, labels.to(points))
@@ -58,7 +63,7 @@ def locate(
 def _in_front(vertices: Tensor, faces: Tensor, origin: Tensor, points: Tensor) -> Float[Tensor, "points"]:
     """How far before each point the segment from `origin` first enters the mesh, world units; 0 if it does not.
 
-    Ray and triangle meet where the signed volumes with the three edges agree (Moeller and Trumbore's test, for all pairs).
+    Ray and triangle meet where the signed volumes with the three edges agree.
     """
     moved = vertices - origin
     a, b, c = moved[faces].unbind(1)

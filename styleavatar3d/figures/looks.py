@@ -1,5 +1,4 @@
 """What a figure looks like, in words: the single source of every attribute the miniature world can name."""
-from __future__ import annotations
 
 import random
 from dataclasses import dataclass

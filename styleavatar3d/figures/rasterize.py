@@ -1,10 +1,9 @@
 """A deterministic z-buffer in plain PyTorch: one code for CPU and CUDA, no dependency.
 
-Vertices are snapped to 1/256 pixel and edges are integer functions, so coverage is exact: a triangle becomes rows, a row
-becomes the span of pixels whose centres lie inside, and no candidate is ever rejected. Pixels on a shared edge go to the
-nearer face, ties to the lower index, so the result does not depend on threads or on the order of work.
+Vertices are snapped to 1/256 pixel and edges are integer functions, so coverage is exact: a triangle becomes rows, a
+row becomes the span of pixels whose centres lie inside, and no candidate is ever rejected. Pixels on a shared edge go
+to the nearer face, ties to the lower index, so the result does not depend on threads or on the order of work.
 """
-from __future__ import annotations
 
 from dataclasses import dataclass
 
@@ -43,7 +42,8 @@ class GBuffer:
     def interpolate(self, values: Float[Tensor, "vertices channels"]) -> Float[Tensor, "covered channels"]:
         """Vertex values at the covered pixels."""
         corners = self.faces[self.face].unbind(1)
-        a, b, c = (values[corner] * weight[:, None] for corner, weight in zip(corners, self.weights.unbind(1), strict=True))
+        weights = self.weights[..., None].unbind(1)
+        a, b, c = (values[corner] * weight for corner, weight in zip(corners, weights, strict=True))
         return a + b + c
 
     def image(self, values: Tensor, background: float) -> Tensor:
@@ -132,7 +132,9 @@ class _Edges:
         return self.dx[:, triangle] * x + self.dy[:, triangle] * y + self.offset[:, triangle]
 
 
-def _edges(xy: Tensor, z: Tensor, faces: Tensor, size: int, culled: Tensor) -> tuple[Tensor, _Edges, tuple[Tensor, Tensor]]:
+def _edges(
+    xy: Tensor, z: Tensor, faces: Tensor, size: int, culled: Tensor
+) -> tuple[Tensor, _Edges, tuple[Tensor, Tensor]]:
     """Indices of the triangles worth drawing, their edge functions, and the first and one-past-last rows they touch."""
     snapped = (xy * (size * _SUBPIXEL)).round().long()
     corners = faces.T.contiguous()
@@ -157,7 +159,7 @@ def _spans(edges: _Edges, rows: tuple[Tensor, Tensor], size: int) -> tuple[Tenso
     y = torch.arange(len(triangle), device=top.device) - (height.cumsum(0) - bottom)[triangle]
     start, slope = edges.at(triangle, 0, y), edges.dx[:, triangle]
     step = slope.abs().clamp(min=1) * _SUBPIXEL
-    quotient = torch.div(start, step, rounding_mode="floor")
+    quotient = (start.double() / step).floor().long()  # exact: both are integers far below 2**53
     far = 1 << 30
     low = torch.where(slope > 0, -quotient, torch.where((slope == 0) & (start < 0), far, -far))
     high = torch.where(slope < 0, quotient + 1, far)

@@ -1,5 +1,4 @@
 """Small meshes: grids of points, tubes, balls and discs, as (vertices [V, 3], faces [F, 3])."""
-from __future__ import annotations
 
 import math
 

@@ -1,5 +1,4 @@
 """Things worn: glasses and, for aliens, antennae. Template coordinates, decimetres."""
-from __future__ import annotations
 
 import math
 

@@ -1,5 +1,4 @@
 """Pictures of the miniature world, with everything that is true about them: camera, depth, normals, parts, guidance."""
-from __future__ import annotations
 
 import hashlib
 import json
@@ -108,15 +107,16 @@ def render_dataset(
     cache: str | Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
 ) -> dict[str, Any]:
-    """`count` views as stacked tensors: image [N, 3, size, size], mask [N, 1, ...], depth_rgb [N, 1, ...], keypoints_rgb
-    [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks` and `styles`, one entry a view.
+    """`count` views as stacked tensors: image [N, 3, size, size], mask [N, 1, ...], depth_rgb [N, 1, ...],
+    keypoints_rgb [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks` and `styles`, one entry a view.
 
     View i shows figure i // views_per_figure. What is rendered is kept under `cache`, by a key of everything that it
     depends on (this code too), so that an interrupted call goes on where it was. `progress(done, count, seconds left)`.
     """
     if count < 1 or workers < 1 or views_per_figure < 1:
         raise StyleAvatarError(
-            "nothing to render", got=f"count {count}, workers {workers}, views_per_figure {views_per_figure}",
+            "nothing to render",
+            got=f"count {count}, workers {workers}, views_per_figure {views_per_figure}",
             expected="all at least 1",
         )
     check_size(size, supersample)
@@ -143,7 +143,7 @@ class _Job:
     def key(self) -> str:
         """Names what the pictures depend on, code and head model included; `count` only says how many are wanted."""
         root = Path(__file__).parents[1]
-        sources = [*sorted((root / "figures").glob("*.py")), root / "miniature/styles.py", root / "miniature/renders.py"]
+        sources = [*sorted((root / "figures").glob("*.py")), root / "miniature/styles.py", Path(__file__)]
         sources.append(assets() / "data" / "heads.safetensors")
         whole = hashlib.sha256(json.dumps(asdict(self) | {"count": 0}).encode())
         for source in sources:
@@ -181,15 +181,16 @@ def _chunk_path(folder: Path, chunk: int) -> Path:
 def _render_all(job: _Job, folder: Path, workers: int, progress: Callable[[int, int, float], None] | None) -> None:
     """Render what is missing, in this process or in several."""
     missing = [chunk for chunk in range(job.chunks) if not _chunk_path(folder, chunk).exists()]
-    started = time.monotonic()
+    started, reported = time.monotonic(), 0
 
     def report() -> None:
-        left = [chunk for chunk in missing if not _chunk_path(folder, chunk).exists()]
-        done = len(missing) - len(left)
-        rate = done / max(time.monotonic() - started, 1e-6)
-        if progress:
-            share = job.count * (job.chunks - len(left)) // job.chunks
-            progress(share, job.count, len(left) / rate if rate else float("inf"))
+        nonlocal reported
+        left = sum(not _chunk_path(folder, chunk).exists() for chunk in missing)
+        done = len(missing) - left
+        if progress and done > reported:
+            reported = done
+            seconds_left = (time.monotonic() - started) * left / done
+            progress(job.count * (job.chunks - left) // job.chunks, job.count, seconds_left)
 
     if workers == 1 or len(missing) < 2:
         for chunk in missing:

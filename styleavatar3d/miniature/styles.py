@@ -1,6 +1,5 @@
 """Four art styles, as shaders. What is painted is a function of template coordinates, and lights stand still around the
 figure, mirrored on both sides: a point has one colour whatever camera sees it, so views agree in three dimensions."""
-from __future__ import annotations
 
 import torch
 from jaxtyping import Float, Int
@@ -18,8 +17,6 @@ from styleavatar3d.figures.anatomy import (
 )
 from styleavatar3d.figures.heads import ANTENNA, EYE, FRAME, HAIR, LASH, LENS, SHIRT, SKIN
 from styleavatar3d.figures.looks import STYLES, Look
-
-Colors = Float[Tensor, "points 3"]
 
 SKIN_COLORS = {
     "pale": (0.98, 0.83, 0.75),
@@ -63,8 +60,8 @@ def shade(
     points: Float[Tensor, "points 3"],
     normals: Float[Tensor, "points 3"],
     parts: Int[Tensor, "points"],
-) -> tuple[Colors, Int[Tensor, "points"]]:
-    """Colours in [0, 1] of surface points (template coordinates, world normals), and parts with the shirt told apart."""
+) -> tuple[Float[Tensor, "points 3"], Int[Tensor, "points"]]:
+    """Colours in [0, 1] of surface points (template coordinates, world normals), and parts, the shirt told apart."""
     parts = torch.where((parts == SKIN) & (shirt_mask(points) > 0.5), SHIRT, parts)
     if style == "cartoon":
         return _cartoon(paint(look, points, parts), normals).clamp(0, 1), parts
@@ -77,18 +74,18 @@ def shade(
     raise StyleAvatarError("unknown style", got=style, expected=", ".join(STYLES))
 
 
-def _cartoon(color: Colors, normals: Tensor) -> Colors:
+def _cartoon(color: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
     return color * (0.42 + 0.5 * _sky(normals) + 0.3 * _front(normals))[:, None] + 0.1 * _gloss(normals)[:, None]
 
 
-def _clay(color: Colors, points: Tensor, normals: Tensor) -> Colors:
+def _clay(color: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
     """Colours kneaded into one warm mass, matte, with the marks of fingers."""
     muted = 0.62 * color + 0.38 * color.mean(1, keepdim=True) * color.new_tensor((1.0, 0.93, 0.86)) + 0.06
     marks = 1 + 0.05 * symmetric_bumps(points, 17.0) + 0.03 * symmetric_bumps(points, 41.0)
     return muted * marks[:, None] * (0.34 + 0.46 * _sky(normals) + 0.34 * _front(normals))[:, None]
 
 
-def _marble(look: Look, color: Colors, points: Tensor, normals: Tensor, parts: Tensor) -> Colors:
+def _marble(look: Look, color: Tensor, points: Tensor, normals: Tensor, parts: Tensor) -> Float[Tensor, "points 3"]:
     """White stone with veins; of the colours only a little of their light and dark stays, as if carved deeper."""
     x, y, z = points.unbind(1)
     wave = torch.sin(y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 2.2 * torch.cos(x * 2.6) + 0.6)
@@ -103,7 +100,7 @@ def _marble(look: Look, color: Colors, points: Tensor, normals: Tensor, parts: T
     return (stone * light)[:, None] * color.new_tensor((1.0, 0.985, 0.955)) + 0.08 * _gloss(normals)[:, None]
 
 
-def _cel(color: Colors, normals: Tensor) -> Colors:
+def _cel(color: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
     """Flat, saturated paint in three bands."""
     light = 0.45 * _sky(normals) + 0.6 * _front(normals)
     band = torch.where(light > 0.62, 1.1, torch.where(light > 0.3, 0.86, 0.58))
@@ -128,7 +125,7 @@ def _gloss(normals: Tensor) -> Float[Tensor, "points"]:
     return lamp.clamp(0, 1) ** 16
 
 
-def paint(look: Look, points: Float[Tensor, "points 3"], parts: Int[Tensor, "points"]) -> Colors:
+def paint(look: Look, points: Float[Tensor, "points 3"], parts: Int[Tensor, "points"]) -> Float[Tensor, "points 3"]:
     """Colours before light. `parts` has the shirt told apart."""
     hair = points.new_tensor(HAIR_COLORS[look.hair_color])
     color = torch.empty_like(points)
@@ -149,11 +146,11 @@ def paint(look: Look, points: Float[Tensor, "points 3"], parts: Int[Tensor, "poi
     return color
 
 
-def _mix(color: Colors, share: Float[Tensor, "points"], other: Tensor) -> Colors:
+def _mix(color: Tensor, share: Float[Tensor, "points"], other: Tensor) -> Float[Tensor, "points 3"]:
     return color + share[:, None] * (other - color)
 
 
-def _skin(look: Look, points: Tensor, hair: Tensor) -> Colors:
+def _skin(look: Look, points: Tensor, hair: Tensor) -> Float[Tensor, "points 3"]:
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
     skin = points.new_tensor(SKIN_COLORS[look.skin])
     face = (z > 0.5).float()
@@ -182,7 +179,7 @@ def _skin(look: Look, points: Tensor, hair: Tensor) -> Colors:
     return color
 
 
-def _eye(look: Look, points: Tensor) -> Colors:
+def _eye(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
     """White, iris, pupil, and a painted glint."""
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
     radius = ((x - 0.3) ** 2 + (y - 7.28) ** 2).sqrt()
@@ -202,13 +199,13 @@ def _strands(points: Tensor, depth: float) -> Float[Tensor, "points 1"]:
     return (1 + depth * torch.sin(18 * around + 4 * torch.sin(points[:, 1] * 3)))[:, None]
 
 
-def _hair(look: Look, points: Tensor, hair: Tensor) -> Colors:
+def _hair(look: Look, points: Tensor, hair: Tensor) -> Float[Tensor, "points 3"]:
     if look.hair == "afro":
         return (hair + 0.02) * (1 + 0.22 * symmetric_bumps(points, 15.0))[:, None]
     return (hair + 0.02) * _strands(points, 0.16)
 
 
-def _shirt(look: Look, points: Tensor) -> Colors:
+def _shirt(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
     """Plain cloth with a darker collar."""
     color = points.new_tensor(SHIRT_COLORS[look.shirt_color]).expand_as(points)
     from_neck = (points[:, 0] ** 2 + (0.8 * (points[:, 2] - 0.05)) ** 2).sqrt()
@@ -216,7 +213,7 @@ def _shirt(look: Look, points: Tensor) -> Colors:
     return _mix(color, 0.35 * collar, 0.3 * color)
 
 
-def _antenna(look: Look, points: Tensor) -> Colors:
+def _antenna(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
     skin = points.new_tensor(SKIN_COLORS[look.skin])
     knob = ramp(points[:, 1], 8.68, 8.74)
     return _mix((0.8 * skin).expand_as(points), knob, points.new_tensor(_GOLD))
