@@ -70,7 +70,7 @@ class Fleet(ABC):
             if stopping():
                 queue.clear()
                 deadline = min(deadline, time.monotonic() + GRACE)
-                if time.monotonic() > deadline:
+                if not busy or time.monotonic() > deadline:
                     return
             while queue and idle:
                 worker, unit = idle.popleft(), queue.popleft()

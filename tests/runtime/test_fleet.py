@@ -77,6 +77,14 @@ def test_bad_input_ends_the_run_at_once_with_its_own_words(workers: int):
     assert str(caught.value) == str(StyleAvatarError("the folder is wrong", got="x", expected="y", remedy="give y"))
 
 
+def test_stopping_ends_one_worker_between_units():
+    done: list[int] = []
+    with Fleet.open(FleetConfig(workers=1), squares) as fleet:
+        for unit, _ in fleet.run(range(5), lambda: len(done) == 2):
+            done.append(unit)
+    assert done == [0, 1]
+
+
 def test_stopping_begins_nothing_new_and_abandons_what_takes_too_long(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("styleavatar3d.runtime.fleet.GRACE", 0.5)
     began = time.monotonic()
