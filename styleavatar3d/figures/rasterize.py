@@ -41,10 +41,9 @@ class GBuffer:
 
     def interpolate(self, values: Float[Tensor, "vertices channels"]) -> Float[Tensor, "covered channels"]:
         """Vertex values at the covered pixels."""
-        corners = self.faces[self.face].unbind(1)
-        weights = self.weights[..., None].unbind(1)
-        a, b, c = (values[corner] * weight for corner, weight in zip(corners, weights, strict=True))
-        return a + b + c
+        corners = self.faces.index_select(0, self.face)
+        rows = values.index_select(0, corners.reshape(-1)).view(*corners.shape, -1)
+        return torch.einsum("pk,pkc->pc", self.weights, rows)
 
     def image(self, values: Tensor, background: float) -> Tensor:
         """Scatter [covered, channels] (or [covered]) into [views, size, size, channels] (or [views, size, size])."""
@@ -98,7 +97,7 @@ def rasterize(
     nearness = inverse[all_faces[kept].T] / edges.area
     row = torch.repeat_interleave(torch.arange(len(row_y), device=row_y.device), high - low)
     column = torch.arange(len(row), device=row.device) - ((high - low).cumsum(0) - high)[row]
-    start = (edges.at(row_triangle, 0, row_y) * nearness[:, row_triangle]).sum(0)
+    start = (edges.at(row_triangle, 0, row_y) * nearness.index_select(1, row_triangle)).sum(0)
     slope = ((edges.dx * nearness).sum(0) * _SUBPIXEL)[row_triangle]
     steps = ((start[row] + slope[row] * column) * _DEPTH_STEPS).round().long()
     order = ((int(_DEPTH_STEPS / NEAR) - steps).clamp(min=0) << _FACE_BITS) | kept[row_triangle[row]]
@@ -110,7 +109,7 @@ def rasterize(
     position = torch.empty(len(all_faces), dtype=torch.int64, device=vertices.device)
     position[kept] = torch.arange(len(kept), device=vertices.device)
     x, y = pixel % size, torch.div(pixel, size, rounding_mode="floor") % size
-    weights = edges.at(position[hit], x, y) * nearness[:, position[hit]]
+    weights = edges.at(position[hit], x, y) * nearness.index_select(1, position[hit])
     depth = 1 / weights.sum(0)
     weights = (weights * depth).float().T
     stretch = _ray_stretch(labels.to(vertices), size).reshape(-1)[pixel]
@@ -129,7 +128,8 @@ class _Edges:
     def at(self, triangle: Tensor, x: Tensor | int, y: Tensor) -> Int[Tensor, "3 points"]:
         """Values at the centres of pixels (x, y)."""
         x, y = x * _SUBPIXEL + _HALF, y * _SUBPIXEL + _HALF
-        return self.dx[:, triangle] * x + self.dy[:, triangle] * y + self.offset[:, triangle]
+        dx, dy, offset = (field.index_select(1, triangle) for field in (self.dx, self.dy, self.offset))
+        return dx * x + dy * y + offset
 
 
 def _edges(
@@ -140,11 +140,11 @@ def _edges(
     corners = faces.T.contiguous()
     x, y = snapped[:, 0].contiguous()[corners], snapped[:, 1].contiguous()[corners]
     area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
-    top = ((y.amin(0) + _HALF - 1) >> 8).clamp(min=0)
-    bottom = (((y.amax(0) - _HALF) >> 8) + 1).clamp(max=size)
-    seen = (area != 0) & (bottom > top) & ~(culled & (area > 0)) & (z[corners] > NEAR).all(0)
+    top = ((_least(y) + _HALF - 1) >> 8).clamp(min=0)
+    bottom = (((-_least(-y) - _HALF) >> 8) + 1).clamp(max=size)
+    seen = (area != 0) & (bottom > top) & ~(culled & (area > 0)) & (_least(z[corners]) > NEAR)
     kept = torch.nonzero(seen).squeeze(1)
-    x, y, area = x[:, kept], y[:, kept], area[kept]
+    x, y, area = x.index_select(1, kept), y.index_select(1, kept), area[kept]
     next_x, next_y = x.roll(-1, 0), y.roll(-1, 0)
     dx, dy = (next_y - y.roll(-2, 0)) * area.sign(), (x.roll(-2, 0) - next_x) * area.sign()
     offset = -(dx * next_x + dy * next_y)
@@ -157,14 +157,19 @@ def _spans(edges: _Edges, rows: tuple[Tensor, Tensor], size: int) -> tuple[Tenso
     height = bottom - top
     triangle = torch.repeat_interleave(torch.arange(len(top), device=top.device), height)
     y = torch.arange(len(triangle), device=top.device) - (height.cumsum(0) - bottom)[triangle]
-    start, slope = edges.at(triangle, 0, y), edges.dx[:, triangle]
+    start, slope = edges.at(triangle, 0, y), edges.dx.index_select(1, triangle)
     step = slope.abs().clamp(min=1) * _SUBPIXEL
     quotient = (start.double() / step).floor().long()  # exact: both are integers far below 2**53
     far = 1 << 30
     low = torch.where(slope > 0, -quotient, torch.where((slope == 0) & (start < 0), far, -far))
     high = torch.where(slope < 0, quotient + 1, far)
-    low, high = low.amax(0).clamp(min=0), high.amin(0).clamp(max=size)
+    low, high = (-_least(-low)).clamp(min=0), _least(high).clamp(max=size)
     return triangle, y, low, torch.maximum(low, high)
+
+
+def _least(three: Tensor) -> Tensor:
+    """Minimum over the first dimension, of length three; much faster than amin."""
+    return torch.minimum(torch.minimum(three[0], three[1]), three[2])
 
 
 def _ray_stretch(labels: Tensor, size: int) -> Float[Tensor, "views pixels"]:
