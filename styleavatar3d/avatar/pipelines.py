@@ -107,11 +107,10 @@ class AvatarPipeline:
         many = embedding.expand(settings["candidates"], -1)
         codes = prior.sample(many, settings["guidance"], settings["seed"], modality=modality)
         codes = self.generator.w_mean + settings["truncation"] * (codes - self.generator.w_mean)
-        if len(codes) == 1:
-            return self._avatar(codes[0], {**asked, **settings})
-        likeness = clip.images(self._fronts(codes)) @ embedding[0]
+        views = prior.statistics.condition(clip.images(self._fronts(codes)))
+        likeness = torch.cosine_similarity(views, prior.statistics.condition(embedding, modality))
         best = int(likeness.argmax())
-        return self._avatar(codes[best], {**asked, **settings, "clip_similarity": round(float(likeness[best]), 4)})
+        return self._avatar(codes[best], {**asked, **settings, "likeness": round(float(likeness[best]), 4)})
 
     def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
         views = []

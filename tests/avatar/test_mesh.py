@@ -18,6 +18,7 @@ from styleavatar3d.errors import StyleAvatarError
 
 RADIUS = 0.3
 LEVEL = 10.0
+VALIDATOR = "gltf-validator@2.0.0-dev.3.10"
 
 
 def ball(points: torch.Tensor, center=(0.0, 0.0, 0.0), radius=RADIUS) -> tuple[torch.Tensor, torch.Tensor]:
@@ -107,7 +108,7 @@ def gltf_validator() -> Path:
     folder = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "styleavatar3d" / "gltf-validator"
     if not (folder / "node_modules" / "gltf-validator").is_dir():
         folder.mkdir(parents=True, exist_ok=True)
-        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), "gltf-validator@2.0.0-dev.3.10"]
+        command = ["npm", "install", "--no-audit", "--no-fund", "--prefix", str(folder), VALIDATOR]
         if subprocess.run(command, capture_output=True, timeout=120).returncode:
             pytest.skip("the Khronos glTF validator cannot be installed: npm does not reach its registry")
     return folder

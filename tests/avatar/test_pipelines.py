@@ -1,0 +1,161 @@
+"""From a prompt, a picture or a seed to an avatar and its files, with real classes at the smallest sizes."""
+
+import json
+from pathlib import Path
+
+import imageio.v2 as imageio
+import numpy as np
+import pytest
+import tiny
+import torch
+from PIL import Image
+
+from styleavatar3d.avatar.avatar import Avatar
+from styleavatar3d.avatar.generate import export, generate
+from styleavatar3d.avatar.pipelines import AvatarPipeline
+from styleavatar3d.camera.cameras import Camera
+from styleavatar3d.errors import StyleAvatarError
+
+PROMPT = "a blue alien with round glasses, clay style"
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory) -> Path:
+    return tiny.write_pipeline(tmp_path_factory.mktemp("pipeline"))
+
+
+@pytest.fixture(scope="module")
+def pipeline(folder) -> AvatarPipeline:
+    return AvatarPipeline.from_pretrained(folder)
+
+
+def test_one_request_gives_one_avatar_and_a_list_gives_a_list(pipeline):
+    picture = Image.new("RGB", (40, 30), "red")
+    for request in ({"prompt": PROMPT}, {"image": picture}, {"seed": 3}):
+        [(kind, asked)] = request.items()
+        one, several = pipeline(**request), pipeline(**{kind: [asked, asked]})
+        assert isinstance(one, Avatar) and [type(avatar) for avatar in several] == [Avatar, Avatar]
+        for avatar in several:
+            torch.testing.assert_close(avatar.codes, one.codes)
+        assert one.provenance["licence"] == "Apache-2.0" and one.provenance["made_by"].startswith("a machine")
+    assert len(pipeline(seed=range(3))) == 3
+
+
+def test_seeds_are_stable_and_truncation_leads_to_the_mean(pipeline, folder):
+    codes = pipeline(seed=5, truncation=1.0).codes
+    again = AvatarPipeline.from_pretrained(folder, seeds_only=True)(seed=5, truncation=1.0)
+    torch.testing.assert_close(again.codes, codes)
+    assert not torch.allclose(pipeline(seed=6, truncation=1.0).codes, codes)
+    for request in ({"seed": 5}, {"prompt": PROMPT}):
+        mean = pipeline(**request, truncation=0.0).codes
+        torch.testing.assert_close(mean, pipeline.generator.w_mean.expand_as(mean))
+
+
+def test_more_candidates_never_lower_the_likeness(pipeline):
+    likeness = [pipeline(prompt=PROMPT, candidates=count).provenance["request"]["likeness"] for count in (1, 4, 16)]
+    assert likeness == sorted(likeness)
+
+
+def test_views_cameras_and_sizes(pipeline):
+    avatar = pipeline(seed=1, truncation=1.0)
+    assert avatar.render().size == (64, 64) and avatar.render(size=48).size == (48, 48)
+    front, side = np.asarray(avatar.render()), np.asarray(avatar.render(Camera.orbit(90.0)))
+    assert (front != side).any()
+    with pytest.raises(StyleAvatarError, match="cannot be rendered"):
+        avatar.render(size=100_000)
+
+
+def test_a_turntable_has_its_frames_and_starts_at_the_front(pipeline, tmp_path):
+    avatar = pipeline(seed=1)
+    path = avatar.turntable(tmp_path / "turn.mp4", frames=9, size=64)
+    frames = imageio.mimread(path)
+    assert len(frames) == 9 and frames[0].shape == (64, 64, 3)
+    difference = np.abs(frames[0].astype(int) - np.asarray(avatar.render(Camera.orbit(0.0, 5.0), 64)).astype(int))
+    assert difference.mean() < 12
+    with pytest.raises(StyleAvatarError, match="MP4"):
+        avatar.turntable(tmp_path / "turn.gif")
+
+
+def test_an_avatar_file_opens_with_its_generator_only(pipeline, tmp_path):
+    avatar = pipeline(seed=2)
+    again = Avatar.load(avatar.save(tmp_path / "a.safetensors"), pipeline.generator)
+    torch.testing.assert_close(again.codes, avatar.codes)
+    assert again.provenance == avatar.provenance
+    other = tiny.write_generator(tmp_path / "other", seed=9)
+    with pytest.raises(StyleAvatarError, match="another generator"):
+        Avatar.load(tmp_path / "a.safetensors", other)
+    (tmp_path / "b.safetensors").write_bytes(b"nothing")
+    for name in ("b.safetensors", "absent.safetensors"):
+        with pytest.raises(StyleAvatarError, match="no avatar"):
+            Avatar.load(tmp_path / name, pipeline.generator)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {},
+        {"prompt": PROMPT, "image": np.zeros((4, 4, 3), np.uint8)},
+        {"prompt": ""},
+        {"prompt": "xyzzy plugh"},
+        {"prompt": "man " * 2500},
+        {"seed": 1, "truncation": 9.0},
+        {"prompt": PROMPT, "candidates": 0},
+        {"prompt": PROMPT, "guidance": -3.0},
+        {"image": "absent.png"},
+    ],
+)
+def test_bad_requests_are_refused(pipeline, request_):
+    with pytest.raises(StyleAvatarError):
+        pipeline(**request_)
+
+
+def test_folders_that_are_no_pipeline(folder, tmp_path):
+    with pytest.raises(StyleAvatarError, match="holds no avatar pipeline"):
+        AvatarPipeline.from_pretrained(tmp_path)
+    (tmp_path / "generator").mkdir()
+    with pytest.raises(StyleAvatarError):
+        AvatarPipeline.from_pretrained(tmp_path)
+    with pytest.raises(StyleAvatarError, match="seeds only"):
+        AvatarPipeline.from_pretrained(folder, seeds_only=True)(prompt=PROMPT)
+
+
+def test_a_prior_of_another_generator_is_refused(folder, tmp_path):
+    for part in ("clip", "stylespace"):
+        (tmp_path / part).symlink_to(folder / part)
+    tiny.write_generator(tmp_path / "generator", seed=9)
+    with pytest.raises(StyleAvatarError, match="belongs to another generator"):
+        AvatarPipeline.from_pretrained(tmp_path)
+
+
+def test_generate_writes_every_file_with_its_provenance(folder, tmp_path):
+    Image.new("RGB", (20, 20), "green").save(tmp_path / "green.png")
+    asked = {"prompts": [PROMPT, PROMPT], "images": [str(tmp_path / "green.png")], "seeds": [4]}
+    small = {"size": 32, "mesh": 16, "frames": 4, "candidates": 2}
+    result = generate(**asked, **small, out=str(tmp_path / "out"), model=str(folder))
+    names = [Path(avatar["folder"]).name for avatar in result["avatars"]]
+    slug = "a-blue-alien-with-round-glasses-clay-style"
+    assert names == [slug, f"{slug}.2", "green", "seed-0004"]
+    for name in names:
+        made = tmp_path / "out" / name
+        assert {file.name for file in made.iterdir()} == {
+            "front.png", "left.png", "right.png", "back.png", "turntable.mp4", "avatar.glb", "avatar.safetensors",
+            "provenance.json",
+        }  # fmt: skip
+        about = json.loads((made / "provenance.json").read_text())
+        assert json.loads(Image.open(made / "front.png").text["provenance"]) == about
+        assert about["licence"] == "Apache-2.0" and len(about["config_hash"]) == 12
+    assert Image.open(result["sheet"]).size == (4 * 32, 32)
+    for ending in (".glb", ".obj", ".ply", ".stl"):
+        path = tmp_path / f"mesh{ending}"
+        assert export(str(made / "avatar.safetensors"), str(path), 16, str(folder))["faces"] > 0 and path.stat().st_size
+    with pytest.raises(StyleAvatarError, match="no format"):
+        export(str(made / "avatar.safetensors"), str(tmp_path / "mesh.xyz"), 16, str(folder))
+
+
+def test_generate_leaves_nothing_behind_when_it_fails(folder, tmp_path):
+    with pytest.raises(StyleAvatarError):
+        generate([PROMPT], ["absent.png"], out=str(tmp_path / "out"), model=str(folder), size=32, mesh=0, frames=0)
+    assert not (tmp_path / "out").exists()
+    (tmp_path / "file").write_text("")
+    with pytest.raises(StyleAvatarError):
+        generate(seeds=[1], out=str(tmp_path / "file"), model=str(folder), size=32, mesh=0, frames=0)
