@@ -27,7 +27,7 @@ STAGES = {
     "synthesize": ("styleavatar3d.synthesis.synthesize", "run", "SynthesisConfig", "synthesis/miniature"),
     "train miniature": ("styleavatar3d.miniature.train", "train", "MiniatureConfig", "miniature"),
     "train gan": ("styleavatar3d.gan.train", "train", "GanConfig", "gan/miniature"),
-    "train codes": ("styleavatar3d.stylespace.codes", "make", "CodesConfig", "stylespace/codes"),
+    "train codes": ("styleavatar3d.stylespace.codes", "make", "StyleSpaceConfig", "stylespace/miniature"),
     "train stylespace": ("styleavatar3d.stylespace.train", "train", "StyleSpaceConfig", "stylespace/miniature"),
 }
 ABOUT = {
@@ -126,9 +126,9 @@ def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: in
         seed: seed of the figures
         size: side of one picture in pixels
     """
-    from styleavatar3d.miniature.renders import write_guidance_sheet
+    from styleavatar3d.miniature.sheet import write_guidance
 
-    return write_guidance_sheet(out, count, seed, size)
+    return write_guidance(out, count, seed, size)
 
 
 def dataset_inspect(url: str) -> Result:
