@@ -9,6 +9,7 @@ import functools
 import hashlib
 import os
 import platform
+import shlex
 import shutil
 import sys
 import tempfile
@@ -41,10 +42,12 @@ def _load(required: bool):
         _load_library()
     except Exception as error:  # a compiler has many ways to be missing or broken; all end the same
         if required:
-            raise StyleAvatarError("the CPU kernels could not be built", got=str(error), remedy=_remedy()) from error
+            raise StyleAvatarError(
+                "the CPU kernels could not be built", got=_cause(error), remedy="install g++ 11 or newer, and ninja"
+            ) from error
         warnings.warn(
-            f"the CPU kernels could not be built, slower plain PyTorch is used instead ({_remedy()}). "
-            f"Cause: {_shorten(str(error))}",
+            "the CPU kernels could not be built, slower plain PyTorch is used instead "
+            f"(set {SWITCH}=off to stop trying). Cause: {_cause(error)}",
             RuntimeWarning,
             stacklevel=4,
         )
@@ -67,6 +70,7 @@ def _compile(library: Path) -> None:
 
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
     with tempfile.TemporaryDirectory(dir=library.parent) as folder, _tools_on_path():
+        _check_tools()
         cpp_extension.load(
             name="render_planes",
             sources=[str(SOURCES / "render_planes.cpp")],
@@ -121,13 +125,15 @@ def _tools_on_path() -> Iterator[None]:
         os.environ["PATH"] = before
 
 
-def _remedy() -> str:
-    compiler = os.environ.get("CXX", "c++")
+def _check_tools() -> None:
+    compiler = shlex.split(os.environ.get("CXX", "c++"))[0]
     missing = [tool for tool in (compiler, "ninja") if not shutil.which(tool)]
     if missing:
-        return f"install {' and '.join(missing)}, or set {SWITCH}=off"
-    return f"set {SWITCH}=off to stop trying"
+        raise FileNotFoundError(f"{' and '.join(missing)} not found")
 
 
-def _shorten(text: str, limit: int = 600) -> str:
-    return text if len(text) <= limit else f"{text[:limit]}..."
+def _cause(error: Exception) -> str:
+    """What a compiler complains about, without the command lines around it."""
+    lines = str(error).splitlines() or [type(error).__name__]
+    complaints = [line for line in lines if "error:" in line]
+    return "; ".join(complaints[:3] or lines[:1])

@@ -140,9 +140,7 @@ def sample_field(
     if not needs_gradient and _fits_kernel(planes, decoder, [points]):
         planes, decoder = _pad(planes, decoder)
         leaky, sigmoid = hidden == "leaky_relu", colors == "sigmoid"
-        return cpu_kernels().sample_field(
-            planes, list(decoder), points.contiguous(), box, list(depths), leaky, sigmoid
-        )
+        return cpu_kernels().sample_field(planes, list(decoder), points.contiguous(), box, list(depths), leaky, sigmoid)
     return sample_field_reference(planes, decoder, points, box=box, depths=depths, hidden=hidden, colors=colors)
 
 
@@ -220,9 +218,7 @@ def _check_field(planes: Tensor, decoder: Decoder, points: Tensor, depths: tuple
         )
 
 
-def _check_rays(
-    origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, coarse: Tensor, fine: Tensor
-) -> None:
+def _check_rays(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, coarse: Tensor, fine: Tensor) -> None:
     batch, rays = origins.shape[:2]
     if directions.shape != origins.shape or near.shape != (batch, rays) or far.shape != (batch, rays):
         raise StyleAvatarError(
