@@ -11,7 +11,8 @@ class Schedule(Strict):
     """Growth of the resolution, strength of the gradient penalty, learning rates. Units: thousands of images (kimg).
 
     Training starts at `start_resolution`; every `grow_kimg` the resolution doubles until it is the model's, and the new
-    level fades in over `fade_kimg`. Rates fall linearly to `final_rate` of themselves over the last `decay_share`.
+    level fades in over `fade_kimg`; the generator waits for the first `hold_kimg` (a trained one needs a discriminator
+    that has caught up). Rates fall linearly to `final_rate` of themselves over the last `decay_share`.
     """
 
     kimg: float = Field(gt=0)
@@ -20,6 +21,7 @@ class Schedule(Strict):
     fade_kimg: float = Field(10.0, gt=0)
     start_samples: tuple[int, int] = (10, 10)
     samples: tuple[int, int] = (14, 14)
+    hold_kimg: float = 0.0
     start_penalty: float = 0.1
     penalty: float = 0.5
     decay_share: float = Field(0.15, gt=0, le=1)
@@ -37,13 +39,15 @@ class Schedule(Strict):
 
 
 class Phase(NamedTuple):
-    """The settings in force at one moment: `fade` is the newest level's share, `rate` multiplies learning rates."""
+    """The settings in force at one moment: `fade` is the newest level's share, `rate` multiplies learning rates, and a
+    `held` generator does not learn."""
 
     resolution: int
     fade: float
     samples: tuple[int, int]
     penalty: float
     rate: float
+    held: bool
 
 
 def phase_at(schedule: Schedule, seen: int, resolution: int) -> Phase:
@@ -57,4 +61,4 @@ def phase_at(schedule: Schedule, seen: int, resolution: int) -> Phase:
     rate = schedule.final_rate + (1 - schedule.final_rate) * min(max(remaining, 0.0), 1.0)
     samples = schedule.samples if grown else schedule.start_samples
     penalty = schedule.penalty if grown else schedule.start_penalty
-    return Phase(schedule.start_resolution * 2**level, fade, samples, penalty, rate)
+    return Phase(schedule.start_resolution * 2**level, fade, samples, penalty, rate, kimg < schedule.hold_kimg)

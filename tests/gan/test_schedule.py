@@ -26,6 +26,12 @@ def test_rates_fall_at_the_end_only():
     assert rates == pytest.approx([1, 1, 0.75, 0.5])
 
 
+def test_a_generator_can_be_held_at_first():
+    held = Schedule(kimg=10, hold_kimg=2)
+    assert [phase_at(held, seen, 64).held for seen in (0, 1999, 2000)] == [True, True, False]
+    assert not phase_at(SCHEDULE, 0, 64).held
+
+
 def test_a_model_that_starts_at_its_final_resolution_never_grows():
     assert {phase_at(SCHEDULE, seen, 16)[:2] for seen in range(0, 100_000, 1000)} == {(16, 1.0)}
 

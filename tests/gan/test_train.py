@@ -17,7 +17,8 @@ from shards.samples import make_dataset
 from styleavatar3d.config import ConfigError, load_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.gan.generator import Generator
-from styleavatar3d.gan.train import GanConfig, TrainState, check_finite, passed, train
+from styleavatar3d.gan.state import TrainState
+from styleavatar3d.gan.train import GanConfig, check_finite, passed, train
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -144,6 +145,16 @@ def test_another_model_in_the_same_folder_is_refused(shards, tmp_path):
     train(tiny(shards, tmp_path / "run", "--train.schedule.kimg", "0.016"))
     with pytest.raises(StyleAvatarError, match="another model, seed or batch"):
         train(tiny(shards, tmp_path / "run", "--run.seed", "1"))
+
+
+def test_a_run_starts_from_a_generator_that_waits_for_its_discriminator(shards, tmp_path):
+    train(tiny(shards, tmp_path / "first", "--train.schedule.kimg", "0.016"))
+    warm = ("--model.start", str(tmp_path / "first/weights"), "--train.schedule.start_resolution", "16")
+    hold = ("--train.schedule.hold_kimg", "0.016", "--train.schedule.kimg")
+    train(tiny(shards, tmp_path / "held", *warm, *hold, "0.016"))
+    assert same_weights(tmp_path / "first", tmp_path / "held")
+    train(tiny(shards, tmp_path / "freed", *warm, *hold, "0.024"))
+    assert not same_weights(tmp_path / "first", tmp_path / "freed")
 
 
 def test_super_resolution_trains(shards, tmp_path):

@@ -13,7 +13,9 @@ from styleavatar3d.gan.discriminator import pictures_for
 from styleavatar3d.gan.labels import view_labels
 from styleavatar3d.gan.losses import gradient_penalty
 from styleavatar3d.gan.schedule import phase_at
-from styleavatar3d.gan.train import GanConfig, TrainState, discriminator_step, generator_step
+from styleavatar3d.gan.state import TrainState
+from styleavatar3d.gan.steps import discriminator_step, generator_step
+from styleavatar3d.gan.train import GanConfig
 from styleavatar3d.gan.views import FakeDraws, Reals, Sampler, Views
 from styleavatar3d.runtime.distributed import connect
 

@@ -1,0 +1,67 @@
+"""The configuration of a GAN run, and which settings fit together."""
+
+from pydantic import Field, model_validator
+
+from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.gan.discriminator import DiscriminatorConfig
+from styleavatar3d.gan.generator import GeneratorConfig
+from styleavatar3d.gan.labels import LabelConfig
+from styleavatar3d.gan.schedule import Schedule
+from styleavatar3d.gan.views import DataConfig
+from styleavatar3d.runtime.tracking import TrackConfig
+
+
+class GanModel(Strict):
+    """The two networks and the label that joins them. `start` is a folder of generator weights to begin from."""
+
+    generator: GeneratorConfig = GeneratorConfig()
+    discriminator: DiscriminatorConfig = DiscriminatorConfig()
+    label: LabelConfig = LabelConfig()
+    start: str = ""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        generator, discriminator = self.generator, self.discriminator
+        if discriminator.resolution != generator.image_resolution:
+            raise ValueError(f"discriminator.resolution must be the generator's, {generator.image_resolution}")
+        if discriminator.label_size != self.label.size:
+            raise ValueError(f"discriminator.label_size must be the label's, {self.label.size}")
+        if discriminator.raw != bool(generator.super_resolution_width):
+            raise ValueError("discriminator.raw must be true with super-resolution, and only then")
+        return self
+
+
+class GanTrain(Strict):
+    """Optimisation. Rates and the penalty interval are those of StyleGAN2 unless the schedule changes them."""
+
+    schedule: Schedule
+    batch: int = Field(8, gt=0)
+    threads: int = 0
+    generator_rate: float = 0.0025
+    discriminator_rate: float = 0.0015
+    penalty_interval: int = Field(16, gt=0)
+    mask_uncertainty: float = 0.0
+    average_half_life_kimg: float = 5.0
+    reuse_fakes: bool = True
+    checkpoint_kimg: float = Field(4.0, gt=0)
+    snapshot_kimg: float = Field(20.0, gt=0)
+
+
+class GanConfig(Strict):
+    """One run of `styleavatar3d train gan`."""
+
+    run: RunConfig
+    data: DataConfig
+    model: GanModel = GanModel()
+    train: GanTrain
+    track: TrackConfig = TrackConfig()
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        start, entry = self.train.schedule.start_resolution, self.model.discriminator.entry_resolution
+        final = self.model.generator.image_resolution
+        if not entry <= start <= final:
+            raise ValueError(f"start_resolution {start} is not between entry_resolution {entry} and {final}")
+        if self.model.generator.super_resolution_width and start != final:
+            raise ValueError("with super-resolution the resolution cannot grow: start_resolution must be the final one")
+        return self

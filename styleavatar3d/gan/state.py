@@ -1,0 +1,77 @@
+"""Everything that training changes, in one object."""
+
+import copy
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from styleavatar3d.assets import assets
+from styleavatar3d.gan.config import GanConfig
+from styleavatar3d.gan.discriminator import Discriminator
+from styleavatar3d.gan.generator import WEIGHTS_FILE, Generator, check_shapes, load_weights
+from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
+from styleavatar3d.runtime.storage import Storage
+
+
+@dataclass
+class TrainState:
+    """What training changes: exactly what a checkpoint holds."""
+
+    generator: Generator
+    discriminator: Discriminator
+    average: Generator
+    generator_optimizer: torch.optim.Adam
+    discriminator_optimizer: torch.optim.Adam
+    seen: int = 0
+
+    @classmethod
+    def fresh(cls, config: GanConfig, device: torch.device) -> "TrainState":
+        """Before the first image: drawn from the run's seed, or with the generator of `model.start`."""
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(config.run.seed)
+            generator = Generator(config.model.generator).to(device)
+            if config.model.start:
+                load_weights(generator, Storage.open(shipped(config.model.start)), WEIGHTS_FILE)
+            discriminator = Discriminator(config.model.discriminator).to(device)
+        average = copy.deepcopy(generator).requires_grad_(False)
+        options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
+        return cls(
+            generator,
+            discriminator,
+            average,
+            torch.optim.Adam(generator.parameters(), config.train.generator_rate, **options),
+            torch.optim.Adam(discriminator.parameters(), config.train.discriminator_rate, **options),
+        )
+
+    def networks(self) -> dict[str, torch.nn.Module]:
+        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
+
+    def optimizers(self) -> dict[str, torch.optim.Adam]:
+        return {
+            "generator_optimizer": self.generator_optimizer,
+            "discriminator_optimizer": self.discriminator_optimizer,
+        }
+
+    def tensors(self) -> dict[str, Tensor]:
+        """Everything a checkpoint needs, by name."""
+        found = {f"{k}.{name}": value for k, net in self.networks().items() for name, value in net.state_dict().items()}
+        for name, optimizer in self.optimizers().items():
+            found |= optimizer_tensors(optimizer, name)
+        return found
+
+    def restore(self, checkpoint: Checkpoint, source: str) -> None:
+        """Go back to a checkpoint. Raises StyleAvatarError if it is of other networks."""
+        for key, network in self.networks().items():
+            weights = {n[len(key) + 1 :]: t for n, t in checkpoint.tensors.items() if n.startswith(key + ".")}
+            check_shapes(weights, network.state_dict(), source)
+            network.load_state_dict(weights)
+        for name, optimizer in self.optimizers().items():
+            load_optimizer(optimizer, checkpoint.tensors, name)
+        self.seen = checkpoint.position
+
+
+def shipped(folder: str) -> str:
+    """A folder as given, or the one of that name among the shipped assets when there is none here."""
+    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)

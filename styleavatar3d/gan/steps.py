@@ -1,0 +1,89 @@
+"""The parts of a training step: each changes one network and returns what the log wants to know."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from styleavatar3d.gan.config import GanConfig
+from styleavatar3d.gan.discriminator import pictures_for
+from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.labels import view_labels
+from styleavatar3d.gan.losses import discriminator_loss, generator_loss, gradient_penalty, mask_uncertainty
+from styleavatar3d.gan.schedule import Phase
+from styleavatar3d.gan.state import TrainState
+from styleavatar3d.gan.views import FakeDraws, Reals
+from styleavatar3d.runtime.distributed import World
+
+
+def generator_step(
+    state: TrainState, draws: FakeDraws, config: GanConfig, phase: Phase, world: World
+) -> tuple[Tensor, Tensor, dict[str, float]]:
+    """Update the generator; returns its pictures and their labels for the discriminator, and scalars."""
+    if phase.held:
+        with torch.no_grad():
+            return *make_fakes(state.generator, draws, config, phase)[:2], {}
+    pictures, labels, mask = make_fakes(state.generator, draws, config, phase)
+    state.discriminator.requires_grad_(False)
+    logits = state.discriminator(pictures, labels, fade=phase.fade)
+    state.discriminator.requires_grad_(True)
+    loss = generator_loss(logits)
+    if config.train.mask_uncertainty:
+        loss = loss + config.train.mask_uncertainty * mask_uncertainty(mask)
+    state.generator_optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    descend(state.generator, state.generator_optimizer, config.train.generator_rate * phase.rate, world)
+    spread = pictures[:, :3].detach().std(0).mean()
+    return pictures.detach(), labels, {"generator": loss.item(), "cover": mask.mean().item(), "spread": spread.item()}
+
+
+def make_fakes(
+    generator: Generator, draws: FakeDraws, config: GanConfig, phase: Phase
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Pictures as the discriminator sees them, their view labels, and masks."""
+    final = generator.config.image_resolution
+    size = generator.config.resolution * phase.resolution // final
+    codes = generator.mapping(draws.latents)
+    planes = generator.planes(
+        codes, resolution=generator.config.plane_resolution * phase.resolution // final, fade=phase.fade
+    )
+    view = generator.render(planes, draws.labels, size, jitter=draws.jitter, codes=codes)
+    raw = view.raw if config.model.discriminator.raw else None
+    labels = view_labels(draws.labels, draws.label_draws, config.model.label)
+    return pictures_for(view.image, view.mask, raw), labels, view.mask
+
+
+def real_pictures(reals: Reals, config: GanConfig) -> Tensor:
+    """Data as the discriminator sees it: with super-resolution, mask and raw picture pass through half the size."""
+    if not config.model.discriminator.raw:
+        return pictures_for(reals.images, reals.masks)
+    raw, masks = (F.avg_pool2d(maps, 2) for maps in (reals.images, reals.masks))
+    return pictures_for(reals.images, masks, raw)
+
+
+def discriminator_step(
+    state: TrainState, reals: Reals, fakes: tuple[Tensor, Tensor], config: GanConfig, phase: Phase, world: World
+) -> dict[str, float]:
+    """Update the discriminator; every `penalty_interval` steps with the gradient penalty."""
+    pictures = real_pictures(reals, config)
+    labels = view_labels(reals.labels, reals.label_draws, config.model.label)
+    both = state.discriminator(torch.cat([pictures, fakes[0]]), torch.cat([labels, fakes[1]]), fade=phase.fade)
+    real_logits, fake_logits = both.chunk(2)
+    loss = discriminator_loss(real_logits, fake_logits)
+    values = {"discriminator": loss.item(), "real": real_logits.mean().item(), "fake": fake_logits.mean().item()}
+    interval = config.train.penalty_interval
+    if state.seen // config.train.batch % interval == 0:
+        penalty = gradient_penalty(state.discriminator, pictures, labels, phase.fade)
+        loss = loss + penalty * (phase.penalty / 2 * interval)
+        values["penalty"] = penalty.item()
+    state.discriminator_optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    descend(state.discriminator, state.discriminator_optimizer, config.train.discriminator_rate * phase.rate, world)
+    return values
+
+
+def descend(network: torch.nn.Module, optimizer: torch.optim.Adam, rate: float, world: World) -> None:
+    """One Adam step with the gradients' mean over all processes."""
+    world.average_gradients(network)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    optimizer.step()
