@@ -6,7 +6,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-Mesh = tuple[Float[Tensor, "vertices 3"], Int[Tensor, "faces 3"]]
+Mesh = tuple[Tensor, Tensor]
+"""Vertices [V, 3] and faces [F, 3]; two meshes in one signature have their own V and F."""
 
 
 def merge(*meshes: Mesh) -> Mesh:

@@ -8,7 +8,8 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,12 +17,11 @@ import torch
 from jaxtyping import Float, UInt8
 from torch import Tensor
 
-from styleavatar3d.assets import assets
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, shrink, to_uint8
 from styleavatar3d.figures.heads import Figure, build_figure
-from styleavatar3d.figures.looks import STYLES, Look, draw_look
+from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, draw_look
 from styleavatar3d.figures.rasterize import GBuffer, rasterize
 from styleavatar3d.miniature.styles import shade
 from styleavatar3d.runtime.random import key, uniform
@@ -97,6 +97,27 @@ def draw_style(seed: int, index: int) -> str:
     return STYLES[key(seed, "style", index) % len(STYLES)]
 
 
+@cache
+def fingerprint() -> str:
+    """A digest of what this code draws: small pictures that hold every cut, style and thing worn, and some draws.
+
+    A cache that is named by it outlives changes of the code that change no picture.
+    """
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    whole = hashlib.sha256(repr([(draw_look(0, i), draw_style(0, i)) for i in range(64)]).encode())
+    whole.update(draw_cameras(0, 0, 16).numpy().tobytes())
+    worn = ATTRIBUTES["glasses"]
+    for i, hair in enumerate(ATTRIBUTES["hair"]):
+        look = replace(draw_look(0, i), hair=hair, glasses=worn[i % len(worn)], beard=ATTRIBUTES["beard"][i % 3])
+        labels = orbit_labels(torch.tensor([10.0, 130.0]), torch.tensor([5.0, -5.0]))
+        for view in render_views(build_figure(look), STYLES[i % len(STYLES)], labels, 32, 1):
+            for picture in (view.image, view.guidance.depth_rgb, view.guidance.keypoints_rgb):
+                whole.update(picture.numpy().tobytes())
+    torch.set_num_threads(threads)
+    return whole.hexdigest()
+
+
 def render_dataset(
     count: int,
     seed: int = 0,
@@ -111,7 +132,8 @@ def render_dataset(
     keypoints_rgb [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks` and `styles`, one entry a view.
 
     View i shows figure i // views_per_figure. What is rendered is kept under `cache`, by a key of everything that it
-    depends on (this code too), so that an interrupted call goes on where it was. `progress(done, count, seconds left)`.
+    depends on (what this code draws too), so that an interrupted call goes on where it was.
+    `progress(done, count, seconds left)` is called when a chunk of figures lands.
     """
     if count < 1 or workers < 1 or views_per_figure < 1:
         raise StyleAvatarError(
@@ -120,7 +142,7 @@ def render_dataset(
             expected="all at least 1",
         )
     check_size(size, supersample)
-    job = _Job(count, seed, size, views_per_figure, supersample)
+    job = _Job(count, seed, size, views_per_figure, supersample, _CHUNK)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(cache or scratch) / f"renders-{job.key()}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -135,20 +157,16 @@ class _Job:
     size: int
     views_per_figure: int
     supersample: int
+    figures_per_chunk: int
 
     @property
     def chunks(self) -> int:
-        return -(-self.count // (self.views_per_figure * _CHUNK))
+        return -(-self.count // (self.views_per_figure * self.figures_per_chunk))
 
     def key(self) -> str:
-        """Names what the pictures depend on, code and head model included; `count` only says how many are wanted."""
-        root = Path(__file__).parents[1]
-        sources = [*sorted((root / "figures").glob("*.py")), root / "miniature/styles.py", Path(__file__)]
-        sources.append(assets() / "data" / "heads.safetensors")
-        whole = hashlib.sha256(json.dumps(asdict(self) | {"count": 0}).encode())
-        for source in sources:
-            whole.update(hashlib.sha256(source.read_bytes()).digest())
-        return whole.hexdigest()[:16]
+        """Names what the pictures depend on, the code included; `count` only says how many are wanted."""
+        asked = json.dumps(asdict(self) | {"count": 0, "draws": fingerprint()}, sort_keys=True)
+        return hashlib.sha256(asked.encode()).hexdigest()[:16]
 
     def figure(self, index: int) -> tuple[Look, str]:
         return draw_look(self.seed, index), draw_style(self.seed, index)
@@ -156,7 +174,7 @@ class _Job:
     def render(self, chunk: int) -> dict[str, Tensor]:
         """The tensors of one chunk, always whole, so that a larger `count` finds it again."""
         records = []
-        for index in range(chunk * _CHUNK, (chunk + 1) * _CHUNK):
+        for index in range(chunk * self.figures_per_chunk, (chunk + 1) * self.figures_per_chunk):
             look, style = self.figure(index)
             labels = draw_cameras(self.seed, index * self.views_per_figure, self.views_per_figure)
             views = render_views(build_figure(look), style, labels, self.size, self.supersample)
