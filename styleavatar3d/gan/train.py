@@ -1,12 +1,14 @@
 """Training of the 3D generator. The same call starts a run and resumes it."""
 
 import json
+import math
 import time
 
 import torch
 
 from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
+from styleavatar3d.gan.card import model_card
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.losses import average_decay, update_average
@@ -19,6 +21,7 @@ from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal
 from styleavatar3d.runtime.distributed import connect
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
+from styleavatar3d.shards.loader import ShardDataset
 
 
 def train(config: GanConfig, views: Views | None = None) -> dict:
@@ -76,6 +79,8 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     if tracker:
         state.average.measure_mean_code()
         state.average.save_pretrained(f"{config.run.out}/weights")
+        licences = [] if views else ShardDataset(config.data.shards).plan.licences
+        storage.publish("weights/README.md", model_card(config, state.seen, licences).encode())
         storage.publish("summary.json", json.dumps(summary).encode())
         tracker.close()
     world.wait()
@@ -104,8 +109,8 @@ def passed(seen: int, batch: int, every_kimg: float) -> bool:
 
 
 def check_finite(values: dict[str, float]) -> None:
-    """Raise if a loss is no number any more: the checkpoint before it is kept."""
-    bad = [name for name, value in values.items() if value != value]
+    """Raise if a loss is no finite number any more; the checkpoint before it is kept."""
+    bad = [name for name, value in values.items() if not math.isfinite(value)]
     if bad:
         raise StyleAvatarError(f"training diverged: {', '.join(bad)} is no number", remedy="lower the learning rates")
 

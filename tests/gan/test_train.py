@@ -63,6 +63,7 @@ def test_a_run_leaves_weights_log_snapshots_and_config(shards, tmp_path):
     assert summary["images"] == 80 and summary["processes"] == 1
     run = tmp_path / "run"
     Generator.from_pretrained(str(run / "weights"))
+    assert "CC0-1.0" in (run / "weights/README.md").read_text()
     steps = [json.loads(line)["step"] for line in (run / "log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps)) and steps[-1] == 80
     assert load_config(GanConfig, str(run / "config.yaml")) == tiny(shards, run)
