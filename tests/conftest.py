@@ -8,6 +8,7 @@ import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 from jaxtyping import install_import_hook
@@ -42,6 +43,23 @@ def s3_server(s3_endpoint: str, monkeypatch: pytest.MonkeyPatch) -> str:
     bucket = f"avatars-{uuid.uuid4().hex[:12]}"
     urllib.request.urlopen(urllib.request.Request(f"{s3_endpoint}/{bucket}", method="PUT"))
     return f"s3://{bucket}"
+
+
+@pytest.fixture(scope="session")
+def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a tiny random pipeline, saved as any diffusers pipeline is."""
+    import torch
+
+    from styleavatar3d.miniature.models import MiniatureModels, build_pipeline
+
+    torch.manual_seed(0)
+    sizes = MiniatureModels(
+        text_width=16, text_layers=1, image_width=16, image_layers=1, embedding=16,
+        codec_channels=(8, 8, 16), latent_channels=4, unet_channels=(16, 16, 16), heads=2,
+    )  # fmt: skip
+    folder = tmp_path_factory.mktemp("diffusion")
+    build_pipeline(sizes).save_pretrained(folder)
+    return folder
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> str:

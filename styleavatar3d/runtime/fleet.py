@@ -6,7 +6,6 @@ importable. Units are idempotent, so a unit whose worker dies is simply done aga
 
 import multiprocessing
 import os
-import secrets
 import signal
 import sys
 import time
@@ -17,13 +16,12 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
 from styleavatar3d.config import Strict
-from styleavatar3d.errors import StyleAvatarError, require
+from styleavatar3d.errors import StyleAvatarError
 
 Work = Callable[[int], Any]
 Setup = Callable[[], Work]
@@ -55,6 +53,8 @@ class Fleet(ABC):
     def open(config: FleetConfig, setup: Setup) -> "Fleet":
         """The fleet that `config` asks for; one local worker is this process itself."""
         if config.kind == "ray":
+            from styleavatar3d.runtime.ray_fleet import RayFleet
+
             return RayFleet(config, setup)
         return LocalFleet(config, setup) if config.workers > 1 else InlineFleet(config, setup)
 
@@ -117,7 +117,7 @@ class InlineFleet(Fleet):
     """One worker that is this process: nothing to start, and a debugger steps into it."""
 
     def __enter__(self) -> "InlineFleet":
-        self._worker = _Worker(self.setup)
+        self._worker = Worker(self.setup)
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -178,48 +178,13 @@ def _serve(pipe: Connection, setup: Setup) -> None:
     """A local worker: read units, answer (error, result), end when the driver is gone."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the driver decides
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
-    worker = _Worker(setup)
+    worker = Worker(setup)
     with suppress(EOFError, BrokenPipeError):
         while True:
             pipe.send(worker.do(pipe.recv()))
 
 
-class RayFleet(Fleet):
-    """One Ray actor a worker. Ray restarts an actor that dies, and gives it the unit it had in hand again."""
-
-    def __enter__(self) -> "RayFleet":
-        os.environ.update(ray_token())
-        ray = self._ray = require("ray", "ray")
-        self._owns = not ray.is_initialized()
-        if self._owns:
-            ray.init(address=self.config.address or None, log_to_driver=False, include_dashboard=False)
-        actor = ray.remote(num_cpus=1, num_gpus=self.config.gpus, max_restarts=-1, max_task_retries=2)(_Worker)
-        self._actors = [actor.remote(self.setup) for _ in range(self.config.workers)]
-        self._running: dict[Any, int] = {}
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
-        if self._owns:
-            self._ray.shutdown()
-
-    def _start(self, worker: int, unit: int) -> None:
-        self._running[self._actors[worker].do.remote(unit)] = worker
-
-    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
-        ready, _ = self._ray.wait(list(self._running), timeout=0.5)
-        return [self._receive(reference) for reference in ready]
-
-    def _receive(self, reference: Any) -> tuple[int, str | StyleAvatarError | None, Any]:
-        worker = self._running.pop(reference)
-        try:
-            return worker, *self._ray.get(reference)
-        except self._ray.exceptions.RayError as error:
-            return worker, f"its actor died: {str(error).splitlines()[0]}", None
-
-
-class _Worker:
+class Worker:
     """Sets itself up at its first unit, so that a failing set-up is reported like a failing unit."""
 
     def __init__(self, setup: Setup):
@@ -231,36 +196,19 @@ class _Worker:
             self.work = self.work or self.setup()
             return None, self.work(unit)
         except StyleAvatarError as error:
-            return _Carried(error), None
+            return CarriedError(error), None
         except Exception:
             return traceback.format_exc(), None
 
 
-class _Carried(StyleAvatarError):
+class CarriedError(StyleAvatarError):
     """A StyleAvatarError that crosses processes: the text is already complete."""
 
     def __init__(self, error: StyleAvatarError | str):
         super().__init__(str(error))
 
     def __reduce__(self) -> tuple[Any, ...]:
-        return _Carried, (str(self),)
-
-
-def ray_token(path: Path | None = None) -> dict[str, str]:
-    """The environment that makes every Ray process of this user ask for, and know, one secret token.
-
-    Without it whoever reaches the port of a Ray head can run code. A token that the environment names is kept.
-    """
-    if "RAY_AUTH_TOKEN" in os.environ:
-        return {"RAY_AUTH_MODE": "token"}
-    path = Path(
-        os.environ.get("RAY_AUTH_TOKEN_PATH") or path or Path.home() / ".config" / "styleavatar3d" / "ray-token"
-    )
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
-            file.write(secrets.token_hex(32))
-    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+        return CarriedError, (str(self),)
 
 
 class _single_threaded_children:

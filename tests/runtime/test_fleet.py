@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work, ray_token
+from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
+from styleavatar3d.runtime.ray_fleet import ray_token
 
 LOCAL = FleetConfig(workers=2)
 

@@ -1,0 +1,148 @@
+"""Ray: actors as workers, the token that keeps strangers out, and a head of one's own for a job on this machine."""
+
+import asyncio
+import os
+import secrets
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from styleavatar3d.errors import StyleAvatarError, require
+from styleavatar3d.runtime.fleet import Fleet, Worker
+
+
+class RayFleet(Fleet):
+    """One Ray actor a worker. Ray restarts an actor that dies, and gives it the unit it had in hand again."""
+
+    def __enter__(self) -> "RayFleet":
+        os.environ.update(ray_token())
+        ray = self._ray = require("ray", "ray")
+        self._owns = not ray.is_initialized()
+        if self._owns:
+            ray.init(address=self.config.address or None, log_to_driver=False, include_dashboard=False)
+        actor = ray.remote(num_cpus=1, num_gpus=self.config.gpus, max_restarts=-1, max_task_retries=2)(Worker)
+        self._actors = [actor.remote(self.setup) for _ in range(self.config.workers)]
+        self._running: dict[Any, int] = {}
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for actor in self._actors:
+            self._ray.kill(actor)
+        if self._owns:
+            self._ray.shutdown()
+
+    def _start(self, worker: int, unit: int) -> None:
+        self._running[self._actors[worker].do.remote(unit)] = worker
+
+    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+        ready, _ = self._ray.wait(list(self._running), timeout=0.5)
+        return [self._receive(reference) for reference in ready]
+
+    def _receive(self, reference: Any) -> tuple[int, str | StyleAvatarError | None, Any]:
+        worker = self._running.pop(reference)
+        try:
+            return worker, *self._ray.get(reference)
+        except self._ray.exceptions.RayError as error:
+            return worker, f"its actor died: {str(error).splitlines()[0]}", None
+
+
+def ray_token(path: Path | None = None) -> dict[str, str]:
+    """The environment that makes every Ray process of this user ask for, and know, one secret token.
+
+    Without it whoever reaches the port of a Ray head can run code. A token that the environment names is kept.
+    """
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nobody is told
+    if "RAY_AUTH_TOKEN" in os.environ:
+        return {"RAY_AUTH_MODE": "token"}
+    path = Path(
+        os.environ.get("RAY_AUTH_TOKEN_PATH") or path or Path.home() / ".config" / "styleavatar3d" / "ray-token"
+    )
+    if not path.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600), "w") as file:
+            file.write(secrets.token_hex(32))
+    return {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(path)}
+
+
+@contextmanager
+def local_head(seconds: float = 120) -> Iterator[str]:
+    """A Ray head of our own on this machine, on free ports; yields its dashboard's address and ends it.
+
+    `ray stop` would end every Ray process of the machine. The head that blocks ends its own when it is terminated.
+    """
+    ray, dashboard, agent, client = _free_ports(4)
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        log = Path(folder, "head.log")
+        command = (
+            f"-m ray.scripts.scripts start --head --block --port={ray} --dashboard-host=127.0.0.1 --temp-dir={folder}"
+        )
+        command += (
+            f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --ray-client-server-port={client}"
+        )
+        with log.open("wb") as file:
+            head = subprocess.Popen([sys.executable, *command.split()], stdout=file, stderr=file)
+        try:
+            yield _wait_for_head(f"http://127.0.0.1:{dashboard}", head, log, seconds)
+        finally:
+            head.terminate()
+            try:
+                head.wait(30)
+            except subprocess.TimeoutExpired:
+                head.kill()  # its reaper ends what it started
+
+
+def _wait_for_head(address: str, head: "subprocess.Popen[bytes]", log: Path, seconds: float) -> str:
+    from ray.job_submission import JobSubmissionClient
+
+    deadline = time.monotonic() + seconds
+    while head.poll() is None and time.monotonic() < deadline:
+        with suppress(OSError, RuntimeError):
+            JobSubmissionClient(address)
+            return address
+        time.sleep(0.5)
+    raise StyleAvatarError("the Ray head did not start", got=log.read_text(errors="replace")[-2000:])
+
+
+def run_job(address: str, entrypoint: str, runtime_env: dict[str, Any]) -> bool:
+    """Submit a job, show its log until it ends. Returns whether it succeeded."""
+    from ray.job_submission import JobStatus, JobSubmissionClient
+
+    async def show() -> None:
+        async for text in client.tail_job_logs(job):
+            print(text, end="", flush=True)
+
+    try:
+        client = JobSubmissionClient(address)
+        job = _submit(client, entrypoint, runtime_env)
+    except (OSError, RuntimeError) as error:
+        raise StyleAvatarError(
+            f"the Ray cluster takes no job: {error}", got=address, remedy="check the address, the port and the token"
+        ) from error
+    asyncio.run(show())
+    return client.get_job_status(job) == JobStatus.SUCCEEDED
+
+
+def _submit(client: Any, entrypoint: str, runtime_env: dict[str, Any], patience: float = 60) -> str:
+    """A head answers some seconds before its job agent does."""
+    deadline = time.monotonic() + patience
+    while True:
+        try:
+            return client.submit_job(entrypoint=entrypoint, runtime_env=runtime_env)
+        except (OSError, RuntimeError):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
+def _free_ports(count: int) -> list[int]:
+    with ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]

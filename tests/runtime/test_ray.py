@@ -1,0 +1,62 @@
+"""Ray for real: a head with a token, a job on it, actors as workers. The head and all it starts end with the test."""
+
+import os
+import subprocess
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+pytest.importorskip("ray")
+CHECKOUT = Path(__file__).resolve().parents[2]
+
+FLEET = """
+import json, sys
+from runtime.test_fleet import squares
+from functools import partial
+from styleavatar3d.runtime.fleet import Fleet, FleetConfig
+with Fleet.open(FleetConfig(kind="ray", workers=2), partial(squares, sys.argv[1])) as fleet:
+    print(json.dumps(sorted(fleet.run(range(7)))))
+"""
+
+
+@pytest.fixture(scope="module")
+def token(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    """An environment with a token of its own, for processes that import Ray afresh."""
+    path = tmp_path_factory.mktemp("ray") / "token"
+    path.write_text("0123456789abcdef" * 4)
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
+    paths = f"{CHECKOUT}{os.pathsep}{CHECKOUT / 'tests'}"
+    return {**clean, "RAY_AUTH_TOKEN_PATH": str(path), "PYTHONPATH": paths, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.mark.slow
+def test_actors_do_every_unit_although_one_dies(token: dict[str, str], tmp_path: Path):
+    done = subprocess.run([sys.executable, "-c", FLEET, str(tmp_path)], env=token, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == str([[unit, unit * unit] for unit in range(7)])
+    assert (tmp_path / "3").stat().st_size == 2  # its first actor was killed
+
+
+@pytest.mark.slow
+def test_a_job_on_a_head_of_its_own_makes_the_data_set(token: dict[str, str], tmp_path: Path, diffusion: Path):
+    words = ["synthesize", "--config", "synthesis/tiny", "--run.out", str(tmp_path / "set")]
+    words += ["--model.folder", str(diffusion), "--fleet.kind", "ray", "--fleet.workers", "2"]
+    command = [sys.executable, str(CHECKOUT / "launch" / "submit.py"), "--", *words]
+    done = subprocess.run(command, env=token, cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr + done.stdout
+    assert "12/12 pictures" in done.stdout and (tmp_path / "set" / "manifest" / "000002.json").exists()
+
+
+@pytest.mark.slow
+def test_a_head_refuses_whoever_lacks_the_token(token: dict[str, str], monkeypatch: pytest.MonkeyPatch):
+    from styleavatar3d.runtime.ray_fleet import local_head, ray_token
+
+    monkeypatch.setenv("RAY_AUTH_TOKEN_PATH", token["RAY_AUTH_TOKEN_PATH"])
+    for name, value in ray_token().items():
+        monkeypatch.setenv(name, value)
+    with local_head() as address, pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(f"{address}/api/jobs/")
+    assert refused.value.code == 401
