@@ -31,8 +31,10 @@ class CodesConfig(Strict):
 
 
 class DenoiserConfig(Strict):
-    """Size of the PriorTransformer."""
+    """Size of the PriorTransformer, or where to take a trained one from."""
 
+    start: str = ""
+    """folder of a prior to go on from; the sizes are then those of that prior"""
     layers: int = Field(default=3, ge=1)
     heads: int = Field(default=6, ge=1)
     head_width: int = Field(default=32, ge=4)
@@ -43,8 +45,6 @@ class TrainConfig(Strict):
     """Schedules are in thousands of pairs seen."""
 
     kpairs: float = Field(gt=0)
-    start: str = ""
-    """folder of a prior whose weights to start from instead of random ones"""
     batch: int = Field(default=256, ge=1)
     learning_rate: float = Field(1e-3, gt=0)
     warmup_kpairs: float = Field(default=20.0, ge=0)

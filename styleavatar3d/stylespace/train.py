@@ -1,6 +1,7 @@
 """Train the style prior on pairs of codes and embeddings."""
 
 import copy
+import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleavatar3d.config import save_config
+from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.distributed import World, connect
@@ -81,8 +82,9 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
     prior.denoiser = state.average
     if tracker:
-        publish_weights(storage, prior)
         summary |= evaluate.measure(config, prior.eval(), held_out)
+        publish_weights(storage, prior, model_card(config, prior, summary))
+        storage.publish("summary.json", json.dumps(summary, indent=2).encode())
         tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
         tracker.close()
     world.wait()
@@ -90,9 +92,9 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
 
 
 def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, Any]) -> StylePrior:
-    """The prior before its first step: random, or with the weights of `train.start` and its statistics."""
-    if config.train.start:
-        prior = StylePrior.from_pretrained(codes.shipped(config.train.start), manifest["generator_sha256"])
+    """The prior before its first step: random, or with the weights of `model.start` and its statistics."""
+    if config.model.start:
+        prior = StylePrior.from_pretrained(codes.shipped(config.model.start), manifest["generator_sha256"])
         return prior.train().requires_grad_(True)
     torch.manual_seed(key(config.run.seed, "denoiser"))
     return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
@@ -163,13 +165,36 @@ def split(pairs: dict[str, Tensor], held_out: int) -> tuple[dict[str, Tensor], d
             {name: value[-held_out:] for name, value in pairs.items()})
 
 
-def publish_weights(storage: Storage, prior: StylePrior) -> None:
+def publish_weights(storage: Storage, prior: StylePrior, card: str) -> None:
     """Put the prior's folder under `weights/` of the run."""
     with TemporaryDirectory() as temporary:
         prior.save_pretrained(temporary)
+        (Path(temporary) / "README.md").write_text(card)
         for path in sorted(Path(temporary).rglob("*")):
             if path.is_file():
                 storage.publish(f"weights/{path.relative_to(temporary)}", path.read_bytes())
+
+
+def model_card(config: StyleSpaceConfig, prior: StylePrior, summary: dict[str, Any]) -> str:
+    """What the weights are, what they belong to, and how well held-out pairs are found again."""
+    figures = "".join(f"- {name}: {value}\n" for name, value in summary.items() if isinstance(value, float))
+    return f"""---
+library_name: styleavatar3d
+tags: [style-prior, avatar, machine-made]
+licence: Apache-2.0
+generator_sha256: {prior.generator_sha256}
+seed: {config.run.seed}
+config_hash: {config_hash(config)}
+---
+# Style prior
+
+Diffusion over the style codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings; trained on
+{config.data.count} codes and renders of that generator. It works with no other. Measured on {config.data.held_out}
+pairs held out ("explained": share of their codes' variance; retrieval among {config.track.retrieval}):
+
+{figures}
+`StylePrior.from_pretrained(folder)` of `styleavatar3d.stylespace.diffusion` loads it.
+"""
 
 
 @torch.no_grad()

@@ -27,12 +27,12 @@ def models(tmp_path_factory) -> Path:
     return folder
 
 
-def config(models: Path, out: Path, **train) -> StyleSpaceConfig:
+def config(models: Path, out: Path, start: str = "", **train) -> StyleSpaceConfig:
     return validate(StyleSpaceConfig, {
         "run": {"out": str(out)},
         "data": {"generator": str(models / "generator"), "clip": str(models / "clip"), "codes": str(out / "codes"),
                  "count": 24, "held_out": 8, "crops": 2, "captions": 8, "chunk": 8, "batch": 4},
-        "model": {"layers": 1, "heads": 2, "head_width": 8},
+        "model": {"start": start, "layers": 1, "heads": 2, "head_width": 8},
         "train": {"kpairs": 0.064, "batch": 16, "warmup_kpairs": 0, "ema_kpairs": 0.02} | train,
         "track": {"retrieval": 4, "checkpoint_kpairs": 0.016},
     })  # fmt: skip
@@ -76,6 +76,7 @@ def test_training_writes_a_prior_that_belongs_to_its_generator(models, tmp_path)
     sha256 = codes.generator_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
     assert StylePrior.from_pretrained(tmp_path / "weights", sha256).slots == 6
     assert (tmp_path / "log.jsonl").read_text().count("\n") >= 1
+    assert sha256[:12] in (tmp_path / "weights" / "README.md").read_text()
     again = train(config(models, tmp_path / "more", start=str(tmp_path / "weights")))
     assert again["kpairs"] == 0.064
 
