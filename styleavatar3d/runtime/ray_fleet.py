@@ -76,19 +76,19 @@ def local_head(seconds: float = 120) -> Iterator[str]:
 
     `ray stop` would end every Ray process of the machine. The head that blocks ends its own when it is terminated.
     """
-    ray, dashboard, agent, client = _free_ports(4)
+    options = ["port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
+    options += ["runtime-env-agent-port", "metrics-export-port", "ray-client-server-port"]
+    ports = dict(zip(options, _free_ports(len(options)), strict=True))
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         log = Path(folder, "head.log")
-        command = (
-            f"-m ray.scripts.scripts start --head --block --port={ray} --dashboard-host=127.0.0.1 --temp-dir={folder}"
-        )
-        command += (
-            f" --dashboard-port={dashboard} --dashboard-agent-listen-port={agent} --ray-client-server-port={client}"
-        )
+        command = [sys.executable, "-m", "ray.scripts.scripts", "start", "--head", "--block"]
+        command += ["--dashboard-host=127.0.0.1", f"--temp-dir={folder}"]
+        command += [f"--{option}={port}" for option, port in ports.items()]
+        environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # the job is over by then
         with log.open("wb") as file:
-            head = subprocess.Popen([sys.executable, *command.split()], stdout=file, stderr=file)
+            head = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
         try:
-            yield _wait_for_head(f"http://127.0.0.1:{dashboard}", head, log, seconds)
+            yield _wait_for_head(f"http://127.0.0.1:{ports['dashboard-port']}", head, log, seconds)
         finally:
             head.terminate()
             try:
@@ -111,6 +111,7 @@ def _wait_for_head(address: str, head: "subprocess.Popen[bytes]", log: Path, sec
 
 def run_job(address: str, entrypoint: str, runtime_env: dict[str, Any]) -> bool:
     """Submit a job, show its log until it ends. Returns whether it succeeded."""
+    from ray.exceptions import RayError
     from ray.job_submission import JobStatus, JobSubmissionClient
 
     async def show() -> None:
@@ -120,7 +121,7 @@ def run_job(address: str, entrypoint: str, runtime_env: dict[str, Any]) -> bool:
     try:
         client = JobSubmissionClient(address)
         job = _submit(client, entrypoint, runtime_env)
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, RayError) as error:
         raise StyleAvatarError(
             f"the Ray cluster takes no job: {error}", got=address, remedy="check the address, the port and the token"
         ) from error
