@@ -12,7 +12,6 @@ import platform
 import shlex
 import shutil
 import sys
-import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -69,18 +68,24 @@ def _compile(library: Path) -> None:
     from torch.utils import cpp_extension
 
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    with tempfile.TemporaryDirectory(dir=library.parent) as folder, _tools_on_path():
-        _check_tools()
-        cpp_extension.load(
-            name="render_planes",
-            sources=[str(SOURCES / "render_planes.cpp")],
-            extra_cflags=["-O3", *openmp, *_machine_flags()],
-            extra_ldflags=openmp,
-            build_directory=folder,
-            with_cuda=False,
-            is_python_module=False,
-        )
-        os.replace(Path(folder) / "render_planes.so", library)
+    folder = library.with_suffix(".build")
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir()
+    try:
+        with _tools_on_path():
+            _check_tools()
+            cpp_extension.load(
+                name="render_planes",
+                sources=[str(SOURCES / "render_planes.cpp")],
+                extra_cflags=["-O3", *openmp, *_machine_flags()],
+                extra_ldflags=openmp,
+                build_directory=str(folder),
+                with_cuda=False,
+                is_python_module=False,
+            )
+        os.replace(folder / "render_planes.so", library)
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
 
 
 def _cache_folder() -> Path:

@@ -177,15 +177,15 @@ struct DecoderWeights {
 inline void look_up(const FieldShape& shape, const float* texels, const Lanes point[3], Lanes* features) {
   const Corners corners = find_corners(shape.planes, point);
   const int channels = shape.planes.channels;
-  if (LANES == 16 && channels % 16 == 0) gather<16>(texels, corners, channels, features);
-  else gather<8>(texels, corners, channels, features);
+  if (channels % LANES == 0) gather<LANES>(texels, corners, channels, features);
+  else gather<LANES / 2>(texels, corners, channels, features);
 }
 
 inline void spread(const FieldShape& shape, const Lanes* features, const Lanes point[3], float* texels) {
   const Corners corners = find_corners(shape.planes, point);
   const int channels = shape.planes.channels;
-  if (LANES == 16 && channels % 16 == 0) scatter<16>(features, corners, channels, texels);
-  else scatter<8>(features, corners, channels, texels);
+  if (channels % LANES == 0) scatter<LANES>(features, corners, channels, texels);
+  else scatter<LANES / 2>(features, corners, channels, texels);
 }
 
 // Features -> hidden activations and limited outputs (no colour activation yet).

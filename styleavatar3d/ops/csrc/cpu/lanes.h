@@ -9,8 +9,10 @@
 
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
-#else
+#elif defined(__AVX__)
 constexpr int LANES = 8;
+#else
+constexpr int LANES = 4;
 #endif
 
 typedef float Lanes __attribute__((vector_size(LANES * sizeof(float))));

@@ -1,0 +1,136 @@
+"""How much faster the compiled renderer is than its plain PyTorch twin, both measured in the same minutes."""
+
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.ops import Colors, Decoder, Hidden, Rendering, render_planes, render_planes_reference
+from styleavatar3d.ops._build import cpu_kernels
+
+BOX = 0.8
+
+
+class Size(NamedTuple):
+    """One row of the table."""
+
+    name: str
+    batch: int
+    rays: int  # along a side
+    samples: tuple[int, int]
+    plane: int
+    depths: tuple[int, int, int]
+    channels: int
+    hidden: int
+    features: int
+    activation: Hidden
+    colors: Colors
+
+
+SIZES = (
+    Size("miniature, 64 px", 4, 64, (14, 14), 64, (3, 1, 1), 16, 32, 3, "leaky_relu", "sigmoid"),
+    Size("EG3D's network, 32 px", 1, 32, (48, 48), 128, (1, 1, 1), 32, 64, 32, "softplus", "sigmoid"),
+    Size("PanoHead's grid, 32 px", 1, 32, (48, 48), 128, (3, 3, 3), 32, 64, 32, "softplus", "none"),
+)
+
+
+def run(repeats: int = 5) -> dict[str, Any]:
+    """Print a table of CPU milliseconds an image, forward and backward, and return its numbers.
+
+    Kernel and reference take turns, so that a busy machine slows both; times are process CPU time, medians.
+    """
+    if cpu_kernels() is None:
+        raise StyleAvatarError(
+            "there is no compiled kernel to compare", remedy="install g++ and ninja; unset STYLEAVATAR3D_KERNELS"
+        )
+    rows = [_row(size, repeats) for size in SIZES]
+    _print(rows)
+    return {
+        "table": "ops",
+        "threads": torch.get_num_threads(),
+        "cpu": torch.backends.cpu.get_cpu_capability(),
+        "torch": torch.__version__,
+        "repeats": repeats,
+        "rows": rows,
+    }
+
+
+def _row(size: Size, repeats: int) -> dict[str, Any]:
+    times: dict[str, list[tuple[float, float]]] = {"kernel": [], "reference": []}
+    leaves, arguments, options = _scene(size)
+    for repeat in range(repeats + 1):
+        for name, render in (("kernel", render_planes), ("reference", render_planes_reference)):
+            measured = _measure(lambda render=render: render(*arguments, **options), leaves, size.batch)
+            if repeat:  # the first turn warms up
+                times[name].append(measured)
+    row: dict[str, Any] = {"name": size.name}
+    for index, direction in enumerate(("forward", "backward")):
+        kernel, reference = (statistics.median(turn[index] for turn in times[name]) for name in times)
+        row |= {
+            f"{direction}_kernel_ms": round(kernel, 2),
+            f"{direction}_reference_ms": round(reference, 2),
+            f"{direction}_ratio": round(reference / kernel, 2),
+        }
+    return row
+
+
+def _measure(render: Callable[[], Rendering], leaves: list[Tensor], batch: int) -> tuple[float, float]:
+    start = time.process_time()
+    seen = render()
+    middle = time.process_time()
+    torch.autograd.grad(seen.features.sum() + seen.mask.sum(), leaves)
+    end = time.process_time()
+    return (middle - start) * 1e3 / batch, (end - middle) * 1e3 / batch
+
+
+def _scene(size: Size) -> tuple[list[Tensor], tuple, dict[str, Any]]:
+    """Random planes seen from the front: leaves that need gradients, arguments and options of `render_planes`."""
+    draw = torch.Generator().manual_seed(0)
+    planes = torch.randn(size.batch, size.plane, size.plane, sum(size.depths), size.channels, generator=draw)
+    decoder = Decoder(
+        torch.randn(size.channels, size.hidden, generator=draw) / size.channels**0.5,
+        torch.zeros(size.hidden),
+        torch.randn(size.hidden, 1 + size.features, generator=draw) / size.hidden**0.5,
+        torch.zeros(1 + size.features),
+    )
+    leaves = [part.requires_grad_() for part in (planes, *decoder)]
+    side = (torch.arange(size.rays) + 0.5) / size.rays * 0.64 - 0.32
+    across = torch.stack(torch.meshgrid(side, -side, indexing="xy"), -1).view(-1, 2)
+    directions = normalize(torch.cat([across, torch.full((len(across), 1), -2.7)], -1), dim=-1)
+    shape = (size.batch, len(across))
+    arguments = (
+        planes,
+        decoder,
+        torch.tensor([0, 0, 2.7]).expand(*shape, 3).contiguous(),
+        directions.expand(*shape, 3).contiguous(),
+        torch.full(shape, 2.3),
+        torch.full(shape, 3.1),
+        *(torch.rand(size.batch, 1, count, generator=draw) for count in size.samples),
+    )
+    options = {
+        "box": BOX, "depths": size.depths, "density_gain": 10.0, "hidden": size.activation, "colors": size.colors
+    }  # fmt: skip
+    return leaves, arguments, options
+
+
+def _print(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("CPU ms an image", title="render_planes: compiled kernel against plain PyTorch")
+    for direction in ("forward", "backward"):
+        for column in (f"{direction} kernel", "PyTorch", "ratio"):
+            table.add_column(column, justify="right")
+    for row in rows:
+        cells = (
+            f"{row[f'{direction}_{what}']:.1f}{'x' if what == 'ratio' else ''}"
+            for direction in ("forward", "backward")
+            for what in ("kernel_ms", "reference_ms", "ratio")
+        )
+        table.add_row(row["name"], *cells)
+    Console().print(table)

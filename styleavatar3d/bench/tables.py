@@ -1,0 +1,18 @@
+"""The benchmark tables by name."""
+
+from typing import Any
+
+from styleavatar3d.errors import StyleAvatarError
+
+TABLES = ("ops",)
+
+
+def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
+    """Measure one table: prints it and returns its numbers."""
+    if table not in TABLES:
+        raise StyleAvatarError("there is no such table", got=table, expected=", ".join(TABLES))
+    if repeats < 1:
+        raise StyleAvatarError("a median needs measurements", got=repeats, expected="--repeats of at least 1")
+    from styleavatar3d.bench import ops
+
+    return ops.run(repeats)

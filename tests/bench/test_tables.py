@@ -1,0 +1,28 @@
+import pytest
+
+from styleavatar3d.bench import ops, tables
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.ops._build import cpu_kernels
+
+
+@pytest.mark.skipif(cpu_kernels() is None, reason="the CPU kernels cannot be built here")
+def test_kernel_and_reference_are_measured_on_the_same_work(monkeypatch, capsys):
+    tiny = [size._replace(batch=1, rays=8, samples=(4, 4), plane=8) for size in ops.SIZES]
+    monkeypatch.setattr(ops, "SIZES", tiny)
+    result = tables.run("ops", repeats=1)
+    assert [row["name"] for row in result["rows"]] == [size.name for size in tiny]
+    assert all(row["forward_ratio"] > 0 and row["backward_ratio"] > 0 for row in result["rows"])
+    assert "compiled kernel against plain PyTorch" in capsys.readouterr().out
+
+
+def test_an_unknown_table_is_named():
+    with pytest.raises(StyleAvatarError, match="there is no such table"):
+        tables.run("speed")
+    with pytest.raises(StyleAvatarError, match="at least 1"):
+        tables.run("ops", repeats=0)
+
+
+def test_without_a_kernel_there_is_nothing_to_compare(monkeypatch):
+    monkeypatch.setenv("STYLEAVATAR3D_KERNELS", "off")
+    with pytest.raises(StyleAvatarError, match="no compiled kernel"):
+        ops.run()
