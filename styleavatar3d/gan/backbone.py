@@ -148,13 +148,13 @@ class Synthesis(nn.Module):
     ) -> Float[Tensor, "batch channel height width"]:
         """The sum of the first `blocks` blocks; the newest one's share is multiplied by `fade`."""
         x = self.constant.expand(len(codes), -1, -1, -1).to(dtype).contiguous(memory_format=torch.channels_last)
-        image = None
-        for index, block in enumerate(self.blocks[:blocks]):
+        image = torch.zeros((), device=x.device)
+        for index in range(blocks):
+            block: Block = self.blocks[index]  # type: ignore[assignment]
             if block.grow is not None:
                 x = upsample(block.grow(x, codes[:, 2 * index - 1], dtype))
+                image = upsample(image)
             x = block.refine(x, codes[:, 2 * index], dtype)
             share = block.to_image(x, codes[:, 2 * index + 1], dtype)
-            if index == blocks - 1 and fade < 1:
-                share = share * fade
-            image = share if image is None else upsample(image) + share
+            image = image + (share * fade if index == blocks - 1 and fade < 1 else share)
         return image

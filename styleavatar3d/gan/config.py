@@ -35,16 +35,16 @@ class GanTrain(Strict):
     """Optimisation. Rates and the penalty interval are those of StyleGAN2 unless the schedule changes them."""
 
     schedule: Schedule
-    batch: int = Field(8, gt=0)
+    batch: int = Field(default=8, gt=0)
     threads: int = 0
     generator_rate: float = 0.0025
     discriminator_rate: float = 0.0015
-    penalty_interval: int = Field(16, gt=0)
+    penalty_interval: int = Field(default=16, gt=0)
     mask_uncertainty: float = 0.0
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
-    checkpoint_kimg: float = Field(4.0, gt=0)
-    snapshot_kimg: float = Field(20.0, gt=0)
+    checkpoint_kimg: float = Field(default=4.0, gt=0)
+    snapshot_kimg: float = Field(default=20.0, gt=0)
 
 
 class GanConfig(Strict):

@@ -35,9 +35,9 @@ class GeneratorConfig(Strict):
     plane_channels: int = 16
     depths: tuple[int, int, int] = (3, 1, 1)
     decoder_width: int = 32
-    features: int = Field(3, ge=3)
-    box: float = Field(0.8, gt=0)
-    density_gain: float = Field(25.0, gt=0)
+    features: int = Field(default=3, ge=3)
+    box: float = Field(default=0.8, gt=0)
+    density_gain: float = Field(default=25.0, gt=0)
     samples: tuple[int, int] = (24, 24)
     super_resolution_width: int = 0
     precision: Literal["auto", "parameter", "bfloat16"] = "auto"

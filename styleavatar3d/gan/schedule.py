@@ -18,14 +18,14 @@ class Schedule(Strict):
     kimg: float = Field(gt=0)
     start_resolution: int = 32
     grow_kimg: float = 35.0
-    fade_kimg: float = Field(10.0, gt=0)
+    fade_kimg: float = Field(default=10.0, gt=0)
     start_samples: tuple[int, int] = (10, 10)
     samples: tuple[int, int] = (14, 14)
     hold_kimg: float = 0.0
     start_penalty: float = 0.1
     penalty: float = 0.5
-    decay_share: float = Field(0.15, gt=0, le=1)
-    final_rate: float = Field(0.5, gt=0, le=1)
+    decay_share: float = Field(default=0.15, gt=0, le=1)
+    final_rate: float = Field(default=0.5, gt=0, le=1)
 
     @model_validator(mode="after")
     def _consistent(self):

@@ -107,7 +107,7 @@ class Sampler:
         masks = torch.where(flip[:, None, None, None], masks.flip(-1), masks)
         shrink = images.shape[-1] // resolution
         images, masks = F.avg_pool2d(images, shrink), F.avg_pool2d(masks, shrink)
-        return Reals(*(x.to(self.device) for x in (images, masks, labels, draws[:, 1])))
+        return Reals(*[x.to(self.device) for x in (images, masks, labels, draws[:, 1])])
 
     def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
         """Latents, cameras drawn from the data, and one jitter an image."""
@@ -120,7 +120,7 @@ class Sampler:
         labels, _ = self._flip(self.views.labels[chosen], draws[:, 1])
         coarse, fine = draws[:, None, 3:].split(samples, -1)
         jitter = Jitter(coarse.contiguous().to(self.device), fine.contiguous().to(self.device))
-        return FakeDraws(*(x.to(self.device) for x in (latents, labels, draws[:, 2])), jitter)
+        return FakeDraws(*[x.to(self.device) for x in (latents, labels, draws[:, 2])], jitter)
 
     def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         flip = (draws < 0.5) & self.mirror

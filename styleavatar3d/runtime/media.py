@@ -41,15 +41,20 @@ def mp4(frames: Iterable[UInt8[Tensor, "3 height width"]], fps: int = 24, qualit
     """
     import tempfile
 
-    import imageio.v2 as imageio
+    import imageio_ffmpeg
 
     pictures = [frame.permute(1, 2, 0).contiguous().cpu().numpy() for frame in frames]
-    if not pictures or pictures[0].shape[0] % 2 or pictures[0].shape[1] % 2:
-        size = pictures[0].shape[:2] if pictures else "no frames"
-        raise StyleAvatarError("a film needs frames of even height and width", got=size)
+    height, width = pictures[0].shape[:2] if pictures else (0, 0)
+    if not pictures or height % 2 or width % 2:
+        got = f"{len(pictures)} frames of {width} x {height}"
+        raise StyleAvatarError("a film needs frames of even height and width", got=got)
     with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
-        options = {"codec": "libx264", "pixelformat": "yuv420p", "macro_block_size": 2, "fps": fps, "quality": quality}
-        with imageio.get_writer(file.name, output_params=["-threads", "1"], **options) as writer:
-            for picture in pictures:
-                writer.append_data(picture)
+        writer = imageio_ffmpeg.write_frames(
+            file.name, (width, height), fps=fps, quality=quality, codec="libx264", macro_block_size=2,
+            output_params=["-threads", "1"],
+        )  # fmt: skip
+        writer.send(None)  # starts ffmpeg
+        for picture in pictures:
+            writer.send(picture)
+        writer.close()
         return file.read()

@@ -29,8 +29,9 @@ class Tracker:
 
     def __init__(self, config: TrackConfig, storage: Storage, settings: dict[str, Any], step: int):
         self._storage = storage
-        self._temporary = None if storage.local_path(LOG) else TemporaryDirectory()
-        self._path = storage.local_path(LOG) or Path(self._temporary.name) / LOG
+        local = storage.local_path(LOG)
+        self._temporary = None if local else TemporaryDirectory()
+        self._path = local or Path(self._temporary.name if self._temporary else "") / LOG
         self._path.parent.mkdir(parents=True, exist_ok=True)
         self._drop_lines_after(step)
         self._wandb = self._start_wandb(config, settings) if config.wandb != "off" else None
