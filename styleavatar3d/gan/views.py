@@ -119,8 +119,9 @@ class Sampler:
         chosen = self.pool[(draws[:, 0] * len(self.pool)).long()]
         labels, _ = self._flip(self.views.labels[chosen], draws[:, 1])
         coarse, fine = draws[:, None, 3:].split(samples, -1)
-        jitter = Jitter(coarse.contiguous().to(self.device), fine.contiguous().to(self.device))
-        return FakeDraws(*[x.to(self.device) for x in (latents, labels, draws[:, 2])], jitter)
+        to = self.device
+        jitter = Jitter(coarse.contiguous().to(to), fine.contiguous().to(to))
+        return FakeDraws(latents.to(to), labels.to(to), draws[:, 2].to(to), jitter)
 
     def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         flip = (draws < 0.5) & self.mirror
