@@ -16,6 +16,7 @@ import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -27,7 +28,7 @@ _MODES = ("auto", "off", "required")
 _MACHINE_FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
 
 
-def cpu_kernels():
+def cpu_kernels() -> Any:
     """The namespace of compiled operators, or None where the reference has to do."""
     mode = os.environ.get(SWITCH, "auto")
     if mode not in _MODES:
@@ -36,7 +37,7 @@ def cpu_kernels():
 
 
 @functools.cache
-def _load(required: bool):
+def _load(required: bool) -> Any:
     try:
         _load_library()
     except Exception as error:  # a compiler has many ways to be missing or broken; all end the same

@@ -5,7 +5,7 @@ float32 rounding. Gradients reach planes and decoder; sample depths count as con
 """
 
 from collections.abc import Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import torch
 import torch.nn.functional as F
@@ -66,12 +66,13 @@ def render_planes(
         depths: slices of each plane; 1 is a true plane, more a grid.
         density_gain: factor on softplus(raw - 1), per world unit.
         hidden: activation of the hidden layer; leaky_relu has slope 0.2 and no gain.
-        colors: activation of the features; sigmoid is widened to [-0.001, 1.001] and kept linear in compositing.
+        colors: activation of the features; sigmoid is widened to [-0.001, 1.001].
 
     Raises:
-        StyleAvatarError: shapes that do not belong together.
+        StyleAvatarError: shapes that do not belong together, an unknown activation.
     """
     _check_field(planes, decoder, origins, depths)
+    _check_activations(hidden, colors)
     _check_rays(origins, directions, near, far, coarse, fine)
     rays = (origins, directions, near, far, coarse, fine)
     if not _fits_kernel(planes, decoder, rays):
@@ -136,6 +137,7 @@ def sample_field(
 ) -> tuple[Float[Tensor, "batch points features"], Float[Tensor, "batch points"]]:
     """Features and raw density (before softplus(raw - 1)) of world points; arguments as in `render_planes`."""
     _check_field(planes, decoder, points, depths)
+    _check_activations(hidden, colors)
     needs_gradient = torch.is_grad_enabled() and any(part.requires_grad for part in (planes, *decoder))
     if not needs_gradient and _fits_kernel(planes, decoder, [points]):
         planes, decoder = _pad(planes, decoder)
@@ -216,6 +218,12 @@ def _check_field(planes: Tensor, decoder: Decoder, points: Tensor, depths: tuple
             expected=f"[{planes.shape[0]}, count, 3]",
             remedy="repeat the planes (planes.expand) to look at one figure from several cameras",
         )
+
+
+def _check_activations(hidden: str, colors: str) -> None:
+    for name, value, known in (("hidden", hidden, get_args(Hidden)), ("colors", colors, get_args(Colors))):
+        if value not in known:
+            raise StyleAvatarError(f"unknown activation of {name}", got=value, expected=" or ".join(known))
 
 
 def _check_rays(origins: Tensor, directions: Tensor, near: Tensor, far: Tensor, coarse: Tensor, fine: Tensor) -> None:
