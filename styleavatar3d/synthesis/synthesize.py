@@ -58,6 +58,8 @@ class SampleConfig(Strict):
     scale: float = Field(default=3.0, ge=0)
     control: float = Field(default=1.0, ge=0)
     batch: int = Field(default=25, ge=1)
+    negatives: bool = True
+    """name in the negative prompt what a view hides"""
 
 
 class SynthesisConfig(Strict):
@@ -139,7 +141,10 @@ def draw(config: SynthesisConfig, index: int) -> Scene:
     pitch = data.pitch[0] + height * (data.pitch[1] - data.pitch[0])
     figure, style = index // data.views_per_figure, data.styles[index % len(data.styles)]
     look = draw_look(seed, figure)
-    return Scene(index, figure, look, style, Camera.orbit(yaw, pitch), compose(look, style, yaw, pitch))
+    prompt = compose(look, style, yaw, pitch)
+    if not config.sample.negatives:
+        prompt = prompt._replace(negative="")
+    return Scene(index, figure, look, style, Camera.orbit(yaw, pitch), prompt)
 
 
 def make_pictures(

@@ -54,6 +54,12 @@ def test_cameras_follow_the_asked_distribution(config: SynthesisConfig):
     assert pitch.min() >= -15.01 and pitch.max() <= 25.01 and abs(yaw.mean()) < 15
 
 
+def test_negatives_can_be_left_out(config: SynthesisConfig):
+    without = config.model_copy(update={"sample": config.sample.model_copy(update={"negatives": False})})
+    assert draw(config, 3).prompt.negative and not draw(without, 3).prompt.negative
+    assert draw(config, 3).prompt.text == draw(without, 3).prompt.text
+
+
 def test_s3_end_to_end(config: SynthesisConfig, s3_server: str, tmp_path: Path):
     far = run(elsewhere(config, s3_server + "/set"))
     assert far["hash"] == run(config)["hash"]
