@@ -6,6 +6,7 @@ where it was and any order of work gives the same pairs.
 
 import hashlib
 import json
+import random
 import sys
 import time
 from pathlib import Path
@@ -22,9 +23,10 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
-from styleavatar3d.stylespace.diffusion import Statistics
+from styleavatar3d.stylespace.diffusion import Statistics, caption_likeness
 
 _AUGMENT_NUMBERS = 8
+_TEXTS = 8
 MANIFEST = "codes.json"
 
 
@@ -50,8 +52,7 @@ def make(config: StyleSpaceConfig) -> dict:
             storage.publish(names[-1], _to_bytes(_chunk(generator, clip, data, config.run.seed, indices)))
             made += len(indices)
             _report(indices.stop, data.count, made, start)
-    statistics = _statistics(storage, names, clip, data.captions, config.run.seed)
-    storage.publish(f"{recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
+    statistics = _finish(storage, recipe, names, clip.texts(front_captions(data.captions, config.run.seed)))
     manifest = {
         "recipe": recipe,
         "count": data.count,
@@ -65,14 +66,18 @@ def make(config: StyleSpaceConfig) -> dict:
 
 
 def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
-    """The manifest, the pairs {"codes" [N, w], "embeddings" [N, crops, clip]}, and their statistics."""
+    """The manifest, the pairs {"codes" [N, w], "embeddings" [N, crops, clip], "texts" [N, 8, clip]}, their statistics.
+
+    The texts are the embeddings of the captions that fit a code's picture best.
+    """
     storage = Storage.open(codes)
     manifest = read_manifest(storage)
     if manifest is None:
         raise StyleAvatarError("there are no pairs of codes and embeddings", got=codes,
                                expected=f"a folder with {MANIFEST}", remedy="styleavatar3d train codes")
-    chunks = [_from_bytes(storage.read(name)) for name in manifest["chunks"]]
-    pairs = {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in ("codes", "embeddings")}
+    pairs = _read_chunks(storage, manifest["chunks"])
+    captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
+    pairs["texts"] = captions["embeddings"][captions["nearest"].long()]
     tensors = _from_bytes(storage.read(f"{manifest['recipe']}/statistics.safetensors"))
     statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
     statistics.load_state_dict(tensors)
@@ -141,20 +146,41 @@ def _uniform_rows(seed: int, purpose: str, indices: range, count: int) -> Tensor
     return torch.stack([uniform(seed, purpose, index, count) for index in indices])
 
 
-def _statistics(storage: Storage, names: list[str], clip, captions: int, seed: int) -> Statistics:
+def _finish(storage: Storage, recipe: str, names: list[str], texts: Float[Tensor, "texts clip"]) -> Statistics:
+    """Publish the statistics of all pairs, the captions, and which captions fit each picture best."""
+    pairs = _read_chunks(storage, names)
+    images = pairs["embeddings"][:, 0]
+    statistics = Statistics.of(pairs["codes"], images, texts)
+    conditions, centred = statistics.condition(images), texts - statistics.text_mean
+    count = min(_TEXTS, len(texts))
+    nearest = [caption_likeness(centred, some).topk(count, dim=0).indices.T for some in conditions.split(1024)]
+    captions = {"embeddings": texts, "nearest": torch.cat(nearest).int()}
+    storage.publish(f"{recipe}/captions.safetensors", _to_bytes(captions))
+    storage.publish(f"{recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
+    return statistics
+
+
+def _read_chunks(storage: Storage, names: list[str]) -> dict[str, Tensor]:
     chunks = [_from_bytes(storage.read(name)) for name in names]
-    codes = torch.cat([chunk["codes"] for chunk in chunks])
-    images = torch.cat([chunk["embeddings"].flatten(0, 1).float() for chunk in chunks])
-    return Statistics.of(codes, images, clip.texts(front_captions(captions, seed)))
+    return {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in ("codes", "embeddings")}
 
 
 def front_captions(count: int, seed: int) -> list[str]:
-    """Captions of `count` looks of the little world seen from the front, one style after the other."""
-    from styleavatar3d.figures.looks import STYLES, draw_look
+    """Captions of `count` looks of the little world seen from the front; like a user's, most leave something out."""
+    from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, draw_look
+    from styleavatar3d.miniature.captions import sentence
     from styleavatar3d.synthesis.prompts import compose
 
-    looks = (draw_look(seed, index) for index in range(count))
-    return [compose(look, STYLES[index % len(STYLES)], 0.0, 0.0).text for index, look in enumerate(looks)]
+    def one(index: int) -> str:
+        look, style = draw_look(seed, index), STYLES[index % len(STYLES)]
+        draw = random.Random(f"caption/{seed}/{index}")
+        left_out = draw.choice((0.0, 0.3, 0.6))
+        drop = {name for name in (*ATTRIBUTES, "style", "view") if draw.random() < left_out}
+        if draw.random() < 0.5:
+            return sentence(look, style, 0.0, 0.0, drop, draw)
+        return compose(look, style, 0.0, 0.0, drop=drop).text
+
+    return [one(index) for index in range(count)]
 
 
 def _recipe(config: StyleSpaceConfig, generator: torch.nn.Module) -> str:

@@ -23,8 +23,8 @@ class CodesConfig(Strict):
     yaw: float = Field(default=20.0, ge=0, le=180)
     """the render's yaw is uniform in +- this many degrees around the front"""
     pitch: float = Field(default=10.0, ge=0, lt=90)
-    captions: int = Field(default=1024, ge=2)
-    """front-view captions that place the text embeddings"""
+    captions: int = Field(default=2048, ge=2)
+    """front-view captions that tie text embeddings to image embeddings"""
     chunk: int = Field(default=512, ge=1)
     """codes that are published, and lost by a kill, together"""
     batch: int = Field(default=16, ge=1)
@@ -52,6 +52,8 @@ class TrainConfig(Strict):
     """half-life of the averaged weights, which are the ones saved"""
     drop: float = Field(default=0.1, ge=0, le=1)
     """how often the condition is zeroed, for guidance"""
+    texts: float = Field(default=0.25, ge=0, le=1)
+    """how often the condition is a caption that fits the picture, instead of the picture"""
     noise: float = Field(default=0.3, ge=0)
     """standard deviation of the noise on the condition, whose components have spread one"""
 

@@ -29,6 +29,8 @@ class TrainState:
     """Everything a checkpoint saves. `average` is what the prior becomes."""
 
     prior: StylePrior
+    statistics: Statistics
+    """those of the prior, on the CPU, where the pairs are"""
     average: nn.Module
     optimizer: torch.optim.Optimizer
     seen: int = 0
@@ -58,9 +60,11 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     world.wait()
     manifest, pairs, statistics = codes.load(config.data.codes)
     training, held_out = split(pairs, config.data.held_out)
-    prior = start(config, statistics, manifest).to(world.device)
+    prior = start(config, statistics, manifest)
+    statistics = copy.deepcopy(prior.statistics)
+    prior.to(world.device)
     optimizer = torch.optim.AdamW(prior.denoiser.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
-    state = TrainState(prior, copy.deepcopy(prior.denoiser).requires_grad_(False), optimizer)
+    state = TrainState(prior, statistics, copy.deepcopy(prior.denoiser).requires_grad_(False), optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint.position, checkpoint.tensors)
@@ -82,7 +86,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
     prior.denoiser = state.average
     if tracker:
-        summary |= evaluate.measure(config, prior.eval(), held_out)
+        summary |= evaluate.measure(config, prior.cpu().eval(), held_out)
         publish_weights(storage, prior, model_card(config, prior, summary))
         storage.publish("summary.json", json.dumps(summary, indent=2).encode())
         tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
@@ -120,24 +124,27 @@ def draw_batch(
     state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
 ) -> dict[str, Tensor]:
     """This rank's part of the batch at `state.seen`: standard codes, conditions, times and noise."""
-    statistics, size = state.prior.statistics, settings.batch
+    statistics, size = state.statistics, settings.batch
     draw = random_generator(seed, "style batch", state.seen)
     indices = batch_indices(seed, state.seen, size, len(pairs["codes"]))
     crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
+    captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
+    by_text = torch.rand(size, 1, generator=draw) < settings.texts
     disturbance = settings.noise * torch.randn(size, pairs["embeddings"].shape[2], generator=draw)
     kept = torch.rand(size, 1, generator=draw) >= settings.drop
     timesteps = torch.randint(TRAIN_TIMESTEPS, (size,), generator=draw)
     noise = torch.randn(size, pairs["codes"].shape[1], generator=draw)
+    images = statistics.condition(pairs["embeddings"][indices, crops])
+    texts = statistics.condition(pairs["texts"][indices, captions], "text")
+    batch = {
+        "standard": statistics.standard_code(pairs["codes"][indices]),
+        "condition": (torch.where(by_text, texts, images) + disturbance) * kept,
+        "timesteps": timesteps,
+        "noise": noise,
+    }
     share = world.share(size)
     part = slice(world.rank * share, (world.rank + 1) * share)
-    embeddings = pairs["embeddings"][indices, crops][part].to(world.device)
-    condition = statistics.condition(embeddings) + disturbance[part].to(world.device)
-    return {
-        "standard": statistics.standard_code(pairs["codes"][indices][part].to(world.device)),
-        "condition": condition * kept[part].to(world.device),
-        "timesteps": timesteps[part].to(world.device),
-        "noise": noise[part].to(world.device),
-    }
+    return {name: tensor[part].to(world.device) for name, tensor in batch.items()}
 
 
 def batch_indices(seed: int, position: int, batch: int, count: int) -> Tensor:

@@ -67,14 +67,25 @@ def test_samples_depend_on_seed_and_row_alone(statistics):
     assert not torch.allclose(prior.sample(embeddings, seed=8), together)
 
 
-def test_each_modality_is_centred_by_its_own_mean(statistics):
-    images, texts = unit_rows(64, 1), unit_rows(64, 2)
-    for embeddings, modality in ((images, "image"), (texts, "text")):
-        condition = statistics.condition(embeddings, modality)
-        torch.testing.assert_close(condition.mean(0), torch.zeros(CLIP), atol=1e-5, rtol=0)
-        torch.testing.assert_close(condition.square().mean(), torch.tensor(1.0))
+def test_conditions_and_codes_are_standard(statistics):
+    condition = statistics.condition(unit_rows(64, 1))
+    torch.testing.assert_close(condition.mean(0), torch.zeros(CLIP), atol=1e-5, rtol=0)
+    torch.testing.assert_close(condition.square().mean(), torch.tensor(1.0))
     codes = torch.randn(4, W)
     torch.testing.assert_close(statistics.code(statistics.standard_code(codes)), codes)
+
+
+def test_texts_are_mapped_to_the_pictures_they_describe():
+    """Captions beside their pictures, half of whose content they leave open: what they do not say becomes the mean."""
+    draw = torch.Generator().manual_seed(5)
+    said, open_ = torch.randn(2000, 6, generator=draw), torch.randn(2000, 6, generator=draw)
+    pictures = torch.nn.functional.normalize(torch.cat([said, open_], 1) * 0.1 + 1, dim=1)
+    texts = torch.nn.functional.normalize(torch.cat([said, torch.zeros_like(open_)], 1) * 0.1 - 1, dim=1)
+    statistics = Statistics.of(torch.randn(9, W), pictures, texts[:1000])
+    truth, guess = statistics.condition(pictures[1000:]), statistics.condition(texts[1000:], "text")
+    explained = 1 - (guess - truth).square().sum() / truth.square().sum()
+    assert explained > 0.45, f"captions that say half explain {explained:.2f}"
+    assert guess[:, 6:].square().mean() < 0.3 * guess[:, :6].square().mean()
 
 
 def test_a_saved_prior_gives_the_same_codes_and_knows_its_generator(statistics, tmp_path):
