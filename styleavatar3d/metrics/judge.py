@@ -1,7 +1,7 @@
 """The judge: a small convolutional network that reads view and attributes off a 64 px picture.
 
-It is trained on renders only, on a population of figures and with an architecture that nothing in the product shares, so
-that what it says about synthesised pictures and avatars is a second opinion.
+It is trained on renders only, on a population of figures and with an architecture that nothing in the product shares,
+so that what it says about synthesised pictures and avatars is a second opinion.
 """
 
 from pathlib import Path

@@ -15,7 +15,19 @@ SYNONYMS = {
 
 
 def caption(look: Look, style: str, yaw: float, pitch: float, draw: random.Random) -> str:
-    """A caption of this picture, drawn from `draw`; what a viewer cannot see is never said."""
+    """A caption of this picture, drawn from `draw`; what a viewer cannot see is never said.
+
+    One in ten has a word that no vocabulary holds, so that the models learn to pass over what they do not know.
+    """
+    text = _known_caption(look, style, yaw, pitch, draw)
+    if draw.random() < 0.1:
+        said = text.split(" ")
+        said.insert(draw.randrange(len(said) + 1), "zzz")
+        text = " ".join(said)
+    return text
+
+
+def _known_caption(look: Look, style: str, yaw: float, pitch: float, draw: random.Random) -> str:
     names = [*ATTRIBUTES, "style", "kind"]
     drop = {name for name in names if draw.random() < draw.choice((0.0, 0.2, 0.7))}
     if draw.random() < 0.12:
@@ -36,8 +48,8 @@ def sentence(look: Look, style: str, yaw: float, pitch: float, drop: set[str], d
     said = {name: _synonym(value, draw) for name, value in said.items() if value not in ("none", "no")}
     alien = look.kind == "alien" and "kind" not in drop
     noun = "alien" if alien and draw.random() < 0.7 else said.get("gender", "person")
-    adjectives = [said.get("age", ""), said.get("skin", "") if alien else "", "alien" if alien and noun != "alien" else ""]
-    parts = [" ".join(["a", *filter(None, adjectives), noun])]
+    strange = [said.get("skin", ""), "" if noun == "alien" else "alien"] if alien else []
+    parts = [" ".join(["a", *filter(None, [said.get("age", ""), *strange]), noun])]
     features = _features(said, alien)
     draw.shuffle(features)
     if features:

@@ -1,4 +1,4 @@
-"""One config for the miniature world's models. Amounts are pictures seen, so that they mean the same at any batch size."""
+"""One config for the miniature world's models. Amounts are pictures seen: they mean the same at any batch size."""
 
 from __future__ import annotations
 

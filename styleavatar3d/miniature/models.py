@@ -1,7 +1,7 @@
 """The miniature world's models: ordinary `diffusers` and `transformers` classes at small sizes.
 
-64 px images, 16x16 latents, a text tower of whole words. The folder that `build_pipeline(...).save_pretrained` writes is
-an ordinary `StableDiffusionControlNetPipeline`, so the same code runs the miniature and the full-size models.
+64 px images, 16x16 latents, a text tower of whole words. The folder that `build_pipeline(...).save_pretrained` writes
+is an ordinary `StableDiffusionControlNetPipeline`, so the same code runs the miniature and the full-size models.
 """
 
 from __future__ import annotations
@@ -74,6 +74,7 @@ def build_unet(config: MiniatureModels) -> UNet2DConditionModel:
 
     return UNet2DConditionModel(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+        mid_block_type="UNetMidBlock2D",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
         out_channels=config.latent_channels, sample_size=LATENT_SIZE, **_denoiser(config),
     )
@@ -101,7 +102,10 @@ def _denoiser(config: MiniatureModels) -> dict[str, Any]:
 
 
 def build_scheduler() -> Any:
-    """v-prediction on a cosine schedule that ends in pure noise (zero terminal SNR, arXiv:2305.08891); 10-12 steps do."""
+    """v-prediction on a cosine schedule that ends in pure noise (zero terminal SNR, arXiv:2305.08891).
+
+    10 to 12 steps do.
+    """
     from diffusers import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler(

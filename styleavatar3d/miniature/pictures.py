@@ -1,10 +1,10 @@
 """The renders that the miniature models learn from, as tensors, with captions drawn anew each time."""
 
-from __future__ import annotations
-
 import random
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -15,6 +15,8 @@ from styleavatar3d.figures.looks import Look
 from styleavatar3d.miniature.captions import caption
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.runtime.random import generator, key
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.tracking import clock
 
 
 @dataclass(frozen=True)
@@ -27,18 +29,20 @@ class Pictures:
     looks: Sequence[Look]
     styles: Sequence[str]
 
-    def __post_init__(self) -> None:
-        yaw, pitch = yaw_pitch(self.labels)
-        object.__setattr__(self, "yaw", yaw)
-        object.__setattr__(self, "pitch", pitch)
+    @cached_property
+    def yaw(self) -> Float[Tensor, "count"]:
+        """Degrees."""
+        return yaw_pitch(self.labels)[0]
 
-    yaw: Float[Tensor, "count"] = None  # type: ignore[assignment]
-    pitch: Float[Tensor, "count"] = None  # type: ignore[assignment]
+    @cached_property
+    def pitch(self) -> Float[Tensor, "count"]:
+        """Degrees."""
+        return yaw_pitch(self.labels)[1]
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def part(self, start: int, stop: int) -> Pictures:
+    def part(self, start: int, stop: int) -> "Pictures":
         """The pictures start .. stop - 1."""
         which = slice(start, stop)
         return Pictures(
@@ -79,10 +83,17 @@ def _render(config: MiniatureConfig, count: int, seed: int) -> Pictures:
     from styleavatar3d.figures.guidance import hybrid
     from styleavatar3d.miniature.renders import render_dataset
 
-    data = render_dataset(count, seed, workers=config.data.workers, views_per_figure=config.data.views)
+    data = render_dataset(
+        count, seed, workers=config.data.workers, views_per_figure=config.data.views, progress=_show,
+        cache=Storage.open(config.run.out).local_path("renders"),
+    )
     depth = data["depth_rgb"].expand(-1, 3, -1, -1)
     guidance = hybrid(depth.movedim(1, -1), data["keypoints_rgb"].movedim(1, -1)).movedim(-1, 1).contiguous()
     return Pictures(data["image"], guidance, data["labels"], data["looks"], data["styles"])
+
+
+def _show(done: int, count: int, seconds_left: float) -> None:
+    print(f"renders  {done}/{count}  {clock(seconds_left)} left", file=sys.stderr, flush=True)
 
 
 def draw_indices(count: int, batch: int, seed: int, stage: str, step: int) -> Int[Tensor, "batch"]:

@@ -1,6 +1,4 @@
-"""What the training stages share: optimizer, averaged weights, checkpoints, progress. A stage is a loop over a Session."""
-
-from __future__ import annotations
+"""What the training stages share: optimizer, averaged weights, checkpoints, progress; a stage loops over a Session."""
 
 import copy
 import math
@@ -65,6 +63,11 @@ class Session:
         self._save()
         if self.tracker:
             self.tracker.close()
+
+    def spent(self) -> dict[str, int]:
+        """Pictures seen, and CPU seconds of all processes; every process has to ask."""
+        seconds = self.world.average(torch.tensor(self.cpu_seconds, dtype=torch.float64)) * self.world.size
+        return {"images": self.images, "cpu_seconds": round(seconds.item())}
 
     def learn(self, loss: Tensor, **values: Tensor | float) -> None:
         """One optimizer step on `loss`; `values` are reported beside it."""

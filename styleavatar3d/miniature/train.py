@@ -1,7 +1,7 @@
 """Train the miniature world's models, stage by stage: clip and codec, judge, then the diffusion on top of both.
 
 Each stage resumes by itself and does nothing when it is done, so stages may run in several processes at once
-(`--train.stages clip` beside `--train.stages codec`). When all are there, `out/weights/{clip,diffusion,judge}` is written.
+(`--train.stages clip` beside `--train.stages codec`). At the end, `out/weights/{clip,diffusion,judge}` is written.
 """
 
 from __future__ import annotations
@@ -57,7 +57,8 @@ def export(config: MiniatureConfig, pictures: Any) -> str:
     storage = Storage.open(config.run.out)
     folder = storage.local_path("weights")
     if folder is None:
-        raise StyleAvatarError("weights are exported to a local folder", got=config.run.out, remedy="use a local --run.out")
+        got = config.run.out
+        raise StyleAvatarError("weights are exported to a local folder", got=got, remedy="use a local --run.out")
     pipeline = finished_pipeline(config, pictures).to(dtype=torch.float16)
     pipeline.save_pretrained(folder / "diffusion")
     tokenizer = tokenizer_for(config)

@@ -1,10 +1,8 @@
-"""Train the tiny CLIP: image and caption of one render meet in one space (arXiv:2103.00020), with attributes as a guide.
+"""Train the tiny CLIP: picture and caption of one render meet in one space (arXiv:2103.00020), guided by attributes.
 
 A contrastive loss alone needs far more pictures than a CPU gives in minutes. So one linear head per attribute reads the
 joint space from either side and must name what the picture shows: both towers then agree on the same directions.
 """
-
-from __future__ import annotations
 
 from typing import Any
 
@@ -64,7 +62,7 @@ def train_clip(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, 
         session.learn(contrast + guide, contrast=contrast, guide=guide)
 
     score = retrieval(session.average.clip.eval(), tokenizer, held_out.part(0, min(100, len(held_out))), seed)
-    return {"images": session.images, "cpu_seconds": round(session.cpu_seconds), "caption_to_picture": score}
+    return {**session.spent(), "caption_to_picture": score}
 
 
 def contrastive_loss(

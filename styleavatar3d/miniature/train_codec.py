@@ -1,7 +1,5 @@
 """Train the latent codec: an autoencoder from 64 px pictures to 16x16 latents (arXiv:2112.10752, section 3.1)."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 
@@ -41,7 +39,7 @@ def train_codec(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
         session.learn(pixel + 0.5 * edges + 1e-4 * kl, psnr=psnr(difference), kl=kl)
 
     quality = evaluate(session.average.eval(), held_out)
-    return {"images": session.images, "cpu_seconds": round(session.cpu_seconds), "held_out_psnr": quality}
+    return {**session.spent(), "held_out_psnr": quality}
 
 
 def gradient(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "numbers"]:
@@ -65,15 +63,17 @@ def evaluate(codec: Any, pictures: Pictures) -> float:
 def encode_all(codec: Any, pictures: Pictures, batch: int = 50) -> Float[Tensor, "count channels 16 16"]:
     """The mean latents of all pictures."""
     chunks = torch.arange(len(pictures)).split(batch)
-    return torch.cat([codec.encode(pictures.batch(chunk)).latent_dist.mode() for chunk in chunks])
+    images = (pictures.batch(chunk).contiguous(memory_format=torch.channels_last) for chunk in chunks)
+    return torch.cat([codec.encode(batch).latent_dist.mode().contiguous() for batch in images])
 
 
 @torch.no_grad()
-def standardize(codec: Any, latents: Float[Tensor, "count channels 16 16"]) -> Float[Tensor, "count channels 16 16"]:
-    """Give each latent channel mean 0 and spread 1, inside the codec's own 1x1 convolutions; returns the new latents.
+def standardize(codec: Any, pictures: Pictures) -> None:
+    """Give each latent channel mean 0 and spread 1 over these pictures, inside the codec's own 1x1 convolutions.
 
     So the diffusion's noise means the same in every channel, and stock pipelines need to know nothing of it.
     """
+    latents = encode_all(codec, pictures)
     channels = latents.shape[1]
     mean, spread = latents.mean((0, 2, 3)), latents.std((0, 2, 3))
     encode, decode = codec.quant_conv, codec.post_quant_conv
@@ -82,4 +82,3 @@ def standardize(codec: Any, latents: Float[Tensor, "count channels 16 16"]) -> F
     encode.bias[channels:] -= 2 * spread.log()  # the second half is the logarithm of the variance
     decode.bias += decode.weight[:, :, 0, 0] @ mean
     decode.weight *= spread[None, :, None, None]
-    return (latents - mean[:, None, None]) / spread[:, None, None]

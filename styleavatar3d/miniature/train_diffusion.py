@@ -4,8 +4,6 @@ The published recipe trains the ControlNet after the UNet, through zero convolut
 slow. Trained together, with the guidance left out now and then, either works without the other.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -14,7 +12,13 @@ from torch import Tensor, nn
 
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import (
-    assemble, build_clip, build_codec, build_controlnet, build_scheduler, build_unet, text_tower,
+    assemble,
+    build_clip,
+    build_codec,
+    build_controlnet,
+    build_scheduler,
+    build_unet,
+    text_tower,
 )
 from styleavatar3d.miniature.pictures import Pictures, coin, draw_indices
 from styleavatar3d.miniature.session import Session, trained
@@ -54,8 +58,8 @@ def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictu
     """Train or resume; returns images, cpu-seconds and the v-prediction error on held-out pictures."""
     recipe, seed = config.train.diffusion, config.run.seed
     torch.manual_seed(seed)
-    frozen = Frozen(config)
-    latents = frozen.latents(pictures)
+    frozen = Frozen(config, pictures)
+    latents = encode_all(frozen.codec, pictures)
     session = Session("diffusion", build_denoiser(config), recipe, config, world)
     share = world.share(recipe.batch)
 
@@ -73,23 +77,20 @@ def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictu
         session.learn((guess.float() - target).pow(2).mean())
 
     error = validation_error(session.average.eval(), frozen, held_out, seed)
-    return {"images": session.images, "cpu_seconds": round(session.cpu_seconds), "held_out_error": error}
+    return {**session.spent(), "held_out_error": error}
 
 
 class Frozen:
     """What the diffusion is trained on top of: text tower, codec with standardised latents, noise schedule."""
 
-    def __init__(self, config: MiniatureConfig):
+    def __init__(self, config: MiniatureConfig, pictures: Pictures):
         self.config, self.tokenizer = config, tokenizer_for(config)
         guided = trained("clip", GuidedClip(build_clip(config.model, self.tokenizer), config.model.embedding), config)
         self.clip = guided.clip
         self.tower = text_tower(self.clip)
-        self.codec = trained("codec", build_codec(config.model), config)
+        self.codec = trained("codec", build_codec(config.model), config).to(memory_format=torch.channels_last)
+        standardize(self.codec, pictures.part(0, 1000))
         self.alphas = build_scheduler().alphas_cumprod
-
-    def latents(self, pictures: Pictures) -> Float[Tensor, "count channels 16 16"]:
-        """Latents of the training pictures; standardises the codec, so call it first and once."""
-        return standardize(self.codec, encode_all(self.codec, pictures))
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> Float[Tensor, "batch tokens width"]:
@@ -113,7 +114,7 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
     """Mean squared error of the velocity on held-out pictures, with text and guidance."""
     errors = []
     for number, chunk in enumerate(torch.arange(min(256, len(pictures))).split(32)):
-        latents = frozen.codec.encode(pictures.batch(chunk)).latent_dist.mode()
+        latents = encode_all(frozen.codec, pictures.part(int(chunk[0]), int(chunk[-1]) + 1))
         noisy, target, time = frozen.noise(latents, seed + 2, number)
         text = frozen.text(pictures.captions(chunk, seed + 2, number))
         guess = denoiser(noisy, time, text, pictures.guidance[chunk].float() / 255)
@@ -123,7 +124,6 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
 
 def finished_pipeline(config: MiniatureConfig, pictures: Pictures) -> Any:
     """The trained pipeline, in fp32. Raises StyleAvatarError while a stage is missing."""
-    frozen = Frozen(config)
-    frozen.latents(pictures)
+    frozen = Frozen(config, pictures)
     denoiser = trained("diffusion", build_denoiser(config), config)
     return assemble(frozen.tokenizer, frozen.clip, frozen.codec, denoiser.unet, denoiser.controlnet)

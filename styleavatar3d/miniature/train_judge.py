@@ -1,7 +1,5 @@
 """Train the judge of `metrics.judge` on renders of a population of its own."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import torch
@@ -21,7 +19,7 @@ UNSEEN = -100
 
 
 def train_judge(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
-    """Train or resume; returns images, cpu-seconds and, on held-out renders, the share of right views and attributes."""
+    """Train or resume; returns images, cpu-seconds and the share of right views and attributes in held-out renders."""
     recipe, seed = config.train.judge, config.run.seed + 7919
     torch.manual_seed(seed)
     judge = Judge().to(memory_format=torch.channels_last)
@@ -41,7 +39,7 @@ def train_judge(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
         session.learn(2 * turn + words, turn=turn, words=words)
 
     scores = judge_renders(session.average.eval(), held_out)
-    return {"images": session.images, "cpu_seconds": round(session.cpu_seconds), **scores}
+    return {**session.spent(), **scores}
 
 
 def degrade(images: Float[Tensor, "batch 3 64 64"], seed: int, step: int) -> Float[Tensor, "batch 3 64 64"]:

@@ -12,7 +12,9 @@ from styleavatar3d.errors import StyleAvatarError
 WEIGHTS, CONFIG = "model.safetensors", "config.json"
 
 
-def save_weights(folder: str | Path, module: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None) -> None:
+def save_weights(
+    folder: str | Path, module: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None
+) -> None:
     """Write a module's weights, as `dtype` when given, and its config."""
     from safetensors.torch import save_file
 

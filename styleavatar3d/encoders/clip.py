@@ -1,0 +1,119 @@
+"""Pictures and words in one space: a stock CLIP folder, and what the miniature one needs said about unknown words."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+from torch.nn import functional as F
+
+from styleavatar3d.errors import StyleAvatarError
+
+MOST_CHARACTERS = 2000
+log = logging.getLogger(__name__)
+
+
+class ClipEncoder:
+    """Both towers of a `transformers` CLIPModel with its tokenizer; embeddings are unit vectors of length `dim`."""
+
+    def __init__(self, model: Any, tokenizer: Any):
+        self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.dim: int = model.config.projection_dim
+        self.size: int = model.config.vision_config.image_size
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> "ClipEncoder":
+        """Read a folder with a CLIPModel and its tokenizer. Raises StyleAvatarError when it is none."""
+        from safetensors import SafetensorError
+        from transformers import AutoTokenizer, CLIPModel
+
+        if not (Path(folder) / "config.json").is_file():
+            raise StyleAvatarError(
+                "there is no CLIP model", got=str(folder),
+                expected="a folder with config.json, model.safetensors, tokenizer.json",
+            )
+        try:
+            model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise StyleAvatarError(f"the CLIP model in {folder} cannot be read: {error}") from error
+        return cls(model.to(device), tokenizer)
+
+    @torch.no_grad()
+    def images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of square pictures in [-1, 1]; other sizes than the model's are resampled."""
+        if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
+            shape = tuple(images.shape)
+            raise StyleAvatarError("not a batch of square pictures", got=shape, expected="[batch, 3, n, n]")
+        images = images.to(self.model.device, torch.float32)
+        if images.shape[-1] != self.size:
+            images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        return F.normalize(_features(self.model.get_image_features(pixel_values=images)), dim=-1)
+
+    @torch.no_grad()
+    def texts(self, texts: list[str]) -> Float[Tensor, "batch dim"]:
+        """Embeddings of prompts. Unknown words are named in a warning.
+
+        Raises StyleAvatarError for a prompt that is empty, far too long, or of no known word.
+        """
+        for text in texts:
+            if unknown := self.check(text):
+                log.warning("the encoder does not know: %s", ", ".join(unknown))
+        options = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
+        tokens = self.tokenizer(texts, return_tensors="pt", **options).input_ids.to(self.model.device)
+        return F.normalize(_features(self.model.get_text_features(input_ids=tokens)), dim=-1)
+
+    def check(self, text: str) -> list[str]:
+        """The unknown words of a usable prompt. Raises StyleAvatarError for one that cannot be used."""
+        return check_prompt(self.tokenizer, text)
+
+    def unknown(self, text: str) -> list[str]:
+        """The words of a prompt that the encoder has never seen, in order, each once."""
+        return unknown_words(self.tokenizer, text)
+
+
+def check_prompt(tokenizer: Any, text: str) -> list[str]:
+    """The words of `text` that the tokenizer does not know.
+
+    Raises StyleAvatarError for a prompt that is empty, longer than 2000 characters, or of no known word.
+    """
+    if len(text) > MOST_CHARACTERS:
+        raise StyleAvatarError(
+            "the prompt is too long", got=text, expected=f"at most {MOST_CHARACTERS} characters",
+            remedy="a dozen words do: a style, a person or alien, hair, glasses, a shirt",
+        )
+    pieces = _pieces(tokenizer, text)
+    unknown = unknown_words(tokenizer, text)
+    if not any(_is_word(piece) and _known(tokenizer, piece) for piece in pieces):
+        raise StyleAvatarError(
+            "the prompt has no word that the encoder knows", got=text,
+            expected="words such as: a young woman with red hair and round glasses, clay style",
+        )
+    return unknown
+
+
+def unknown_words(tokenizer: Any, text: str) -> list[str]:
+    """The words of a text outside the tokenizer's vocabulary, in order, each once; none for a subword tokenizer."""
+    strange = [piece for piece in _pieces(tokenizer, text) if _is_word(piece) and not _known(tokenizer, piece)]
+    return list(dict.fromkeys(strange))
+
+
+def _pieces(tokenizer: Any, text: str) -> list[str]:
+    backend = tokenizer.backend_tokenizer
+    normal = backend.normalizer.normalize_str(text) if backend.normalizer else text
+    return [piece for piece, _ in backend.pre_tokenizer.pre_tokenize_str(normal)]
+
+
+def _known(tokenizer: Any, piece: str) -> bool:
+    return tokenizer.unk_token_id not in tokenizer.backend_tokenizer.encode(piece, add_special_tokens=False).ids
+
+
+def _is_word(piece: str) -> bool:
+    return any(character.isalnum() for character in piece)
+
+
+def _features(output: Any) -> Tensor:
+    """Newer versions of transformers wrap the projected embedding in an output object."""
+    return output if isinstance(output, Tensor) else output.pooler_output

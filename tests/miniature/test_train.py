@@ -1,0 +1,188 @@
+"""The training stages at a tiny size: they learn, they resume after a kill, they say what is missing."""
+
+import json
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from styleavatar3d.config import load_config
+from styleavatar3d.errors import ConfigError, StyleAvatarError
+from styleavatar3d.figures.looks import STYLES, draw_look, visible_attributes
+from styleavatar3d.miniature.captions import caption
+from styleavatar3d.miniature.config import MiniatureConfig
+from styleavatar3d.miniature.session import Session, learning_rate_factor
+from styleavatar3d.miniature.train import train
+from styleavatar3d.runtime.distributed import World
+
+STAGE = {"images": 16, "batch": 4, "learning_rate": 1e-3, "warmup": 4, "average": 8}
+TINY = {
+    "data": {"renders": 24, "judge_renders": 12, "views": 3, "held_out": 6, "workers": 1},
+    "model": {
+        "text_width": 16, "text_layers": 1, "image_width": 16, "image_layers": 1, "embedding": 16,
+        "codec_channels": [8, 8, 16], "latent_channels": 4, "unet_channels": [16, 16, 16], "heads": 2,
+    },
+    "train": {"precision": "fp32", "clip": STAGE, "codec": STAGE, "judge": STAGE, "diffusion": STAGE},
+}  # fmt: skip
+
+
+def config_in(folder: Path, *overrides: str) -> MiniatureConfig:
+    path = folder / "tiny.yaml"
+    path.write_text(json.dumps(TINY | {"run": {"out": str(folder / "run")}}))  # JSON is YAML
+    return load_config(MiniatureConfig, str(path), overrides)
+
+
+@pytest.fixture(scope="module")
+def trained_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("miniature")
+    train(config_in(folder))
+    return folder
+
+
+@pytest.fixture
+def folder(trained_run: Path, tmp_path: Path) -> Path:
+    """A folder for a new run, with the renders of the other: rendering is not what is tested here."""
+    shutil.copytree(trained_run / "run" / "renders", tmp_path / "run" / "renders")
+    return tmp_path
+
+
+def test_all_stages_end_in_folders_that_load(trained_run: Path) -> None:
+    from styleavatar3d.encoders.clip import ClipEncoder
+    from styleavatar3d.metrics.judge import Judge
+    from styleavatar3d.synthesis.pipeline import Synthesizer
+
+    weights = trained_run / "run" / "weights"
+    clip = ClipEncoder.from_pretrained(weights / "clip")
+    tower = Synthesizer.from_pretrained(weights / "diffusion", device="cpu").pipeline.text_encoder
+    for name, tensor in tower.state_dict().items():
+        assert torch.equal(tensor, clip.model.text_model.state_dict()[name]), name
+    Judge.from_pretrained(weights / "judge")
+    about = json.loads((weights / "training.json").read_text())
+    assert {stage: about[stage]["images"] for stage in ("clip", "codec", "judge", "diffusion")} == dict.fromkeys(
+        ("clip", "codec", "judge", "diffusion"), 16
+    )
+
+
+def test_what_is_done_is_not_done_again(trained_run: Path) -> None:
+    records = {path: path.read_text() for path in (trained_run / "run").glob("*/latest.json")}
+    started = time.monotonic()
+    summary = train(config_in(trained_run, "--train.stages", "codec,judge"))
+    assert summary["codec"]["images"] == 16 and time.monotonic() - started < 20
+    assert {path: path.read_text() for path in records} == records
+
+
+def test_latents_are_standardised_inside_the_codec(trained_run: Path) -> None:
+    from styleavatar3d.miniature.pictures import render
+    from styleavatar3d.miniature.train_codec import encode_all
+    from styleavatar3d.miniature.train_diffusion import Frozen
+
+    config = config_in(trained_run)
+    pictures, _ = render(config)
+    latents = encode_all(Frozen(config, pictures).codec, pictures)
+    assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
+    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+
+
+def test_another_recipe_does_not_resume(trained_run: Path) -> None:
+    with pytest.raises(ConfigError, match="another config"):
+        train(config_in(trained_run, "--train.stages", "codec", "--train.codec.learning_rate", "0.01"))
+
+
+def test_diffusion_needs_clip_and_codec(folder: Path) -> None:
+    with pytest.raises(StyleAvatarError, match="'clip' has to be done first"):
+        train(config_in(folder, "--train.stages", "diffusion"))
+
+
+def test_an_unknown_stage_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match="stages"):
+        config_in(tmp_path, "--train.stages", "clip,vae")
+
+
+def test_a_session_learns_a_fixed_batch(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    config = config_in(tmp_path, "--train.judge.images", "400", "--train.judge.learning_rate", "0.02")
+    network, x, y = torch.nn.Linear(4, 1), torch.randn(16, 4), torch.randn(16, 1)
+    losses = []
+    session = Session("judge", network, config.train.judge, config, World())
+    for _ in session.steps():
+        losses.append((network(x) - y).pow(2).mean())
+        session.learn(losses[-1])
+    assert len(losses) == 100 and losses[-1] < 0.8 * losses[0]
+    averaged = (session.average(x) - y).pow(2).mean()
+    assert averaged < 0.9 * losses[0]
+
+
+def test_a_loss_that_is_no_number_stops_with_advice(tmp_path: Path) -> None:
+    config = config_in(tmp_path)
+    network = torch.nn.Linear(1, 1)
+    session = Session("judge", network, config.train.judge, config, World())
+    with pytest.raises(StyleAvatarError, match="learning_rate"):
+        for _ in session.steps():
+            session.learn(network(torch.tensor([float("inf")])).sum())
+
+
+def test_learning_rate_rises_then_falls() -> None:
+    from styleavatar3d.miniature.config import StageConfig
+
+    recipe = StageConfig(images=1000, batch=10, learning_rate=1.0, warmup=100)
+    factors = [learning_rate_factor(images, recipe) for images in range(0, 1000, 10)]
+    assert factors[0] == pytest.approx(0.1, rel=0.01) and max(factors) == factors[9]
+    assert factors[-1] == pytest.approx(0.02, abs=0.001)
+
+
+def test_a_killed_stage_ends_where_an_undisturbed_one_does(folder: Path) -> None:
+    overrides = ("--train.stages", "codec", "--train.codec.images", "240", "--train.checkpoint_seconds", "0.2")
+    undisturbed = folder / "undisturbed"
+    shutil.copytree(folder / "run" / "renders", undisturbed / "run" / "renders")
+    train(config_in(undisturbed, *overrides))
+    config = config_in(folder, *overrides)
+    command = [sys.executable, "-m", "styleavatar3d", "train", "miniature", "--config", str(folder / "tiny.yaml")]
+    process = subprocess.Popen([*command, *overrides], stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    latest = folder / "run" / "codec" / "latest.json"
+    deadline = time.monotonic() + 120
+    while not latest.exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert latest.exists()
+    train(config)
+    expected, found = averaged_codec(undisturbed), averaged_codec(folder)
+    assert expected.keys() == found.keys()
+    for name, tensor in expected.items():
+        assert torch.equal(tensor, found[name]), name
+
+
+def averaged_codec(folder: Path) -> dict[str, torch.Tensor]:
+    from styleavatar3d.runtime.checkpoint import Checkpoints
+    from styleavatar3d.runtime.storage import Storage
+
+    checkpoint = Checkpoints(Storage.open(folder / "run" / "codec")).latest()
+    assert checkpoint is not None and checkpoint.position == 240
+    return {name: tensor for name, tensor in checkpoint.tensors.items() if name.startswith("average.")}
+
+
+def test_captions_say_only_what_can_be_seen_in_known_words() -> None:
+    from styleavatar3d.encoders.clip import unknown_words
+    from styleavatar3d.encoders.tokenizer import build_tokenizer
+    from styleavatar3d.synthesis.prompts import vocabulary
+
+    tokenizer = build_tokenizer(vocabulary(), 56)
+    for index in range(100):
+        look, style, yaw = draw_look(0, index), STYLES[index % 4], 23.0 * index % 360 - 180
+        text = caption(look, style, yaw, 5.0, random.Random(index))
+        assert set(unknown_words(tokenizer, text)) <= {"zzz"}
+        seen = visible_attributes(look, style, yaw)
+        for name, word in (("glasses", "sunglasses"), ("beard", "moustache")):
+            assert name in seen or word not in text
+
+
+def test_a_mirrored_caption_names_the_other_side() -> None:
+    look = draw_look(0, 0)
+    texts = [caption(look, "clay", yaw, 0.0, random.Random(3)) for yaw in (90.0, -90.0)]
+    assert "left" in texts[0] and texts[0].replace("left", "right") == texts[1]
