@@ -90,7 +90,7 @@ class Avatar:
         from safetensors.torch import save
 
         about = {**self.provenance, "generator_sha256": generator_sha256(self.generator)}
-        return save({"codes": self.codes.contiguous()}, {"format": FORMAT, "provenance": json.dumps(about)})
+        return save({"codes": self.codes.cpu().contiguous()}, {"format": FORMAT, "provenance": json.dumps(about)})
 
     def save(self, path: str | Path) -> Path:
         """Write the avatar file, which `load` reads back."""
@@ -116,5 +116,5 @@ class Avatar:
         if theirs != ours:
             raise StyleAvatarError("this avatar belongs to another generator", got=f"generator {theirs[:12]}",
                                    expected=f"generator {ours[:12]}", remedy="open it with the pipeline that made it")
-        return cls(codes, generator, provenance)
+        return cls(codes.to(generator.w_mean), generator, provenance)
 

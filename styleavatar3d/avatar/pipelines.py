@@ -16,6 +16,7 @@ from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.encoders.clip import ClipEncoder
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.stylespace.codes import generator_sha256
 from styleavatar3d.stylespace.diffusion import Modality, StylePrior
@@ -33,21 +34,28 @@ class AvatarPipeline:
         self.name = name
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path | None = None, seeds_only: bool = False) -> "AvatarPipeline":
+    def from_pretrained(
+        cls,
+        folder: str | Path | None = None,
+        seeds_only: bool = False,
+        device: str | torch.device | None = None,
+    ) -> "AvatarPipeline":
         """Load `generator/`, `stylespace/` and `clip/` of a folder; without one, the shipped weights.
 
-        `seeds_only` loads the generator alone, which spares the heavy imports of the other two.
+        `seeds_only` loads the generator alone, which spares the heavy imports of the other two. The device is the GPU
+        if there is one, unless it is named.
         """
         root = Path(folder) if folder else assets() / "data" / "miniature"
         if not (root / "generator").is_dir():
             raise StyleAvatarError("this folder holds no avatar pipeline", got=str(root),
                                    expected="a folder with generator/, stylespace/ and clip/",
                                    remedy="leave the folder out to use the shipped weights")
-        generator = Generator.from_pretrained(str(root / "generator"))
+        device = device or default_device()
+        generator = Generator.from_pretrained(str(root / "generator"), device)
         if seeds_only:
             return cls(generator, None, None, root.name)
         prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
-        return cls(generator, prior, ClipEncoder.from_pretrained(root / "clip"), root.name)
+        return cls(generator, prior.to(device), ClipEncoder.from_pretrained(root / "clip", device), root.name)
 
     def __call__(
         self,

@@ -20,6 +20,7 @@ from styleavatar3d.assets import assets
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.config import config_hash
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
@@ -39,8 +40,8 @@ def make(config: StyleSpaceConfig) -> dict:
     from styleavatar3d.gan.generator import Generator
 
     data, storage, start = config.data, Storage.open(config.data.codes), time.monotonic()
-    generator = Generator.from_pretrained(shipped(data.generator)).eval().requires_grad_(False)
-    clip = ClipEncoder.from_pretrained(shipped(data.clip))
+    generator = Generator.from_pretrained(shipped(data.generator), default_device())
+    clip = ClipEncoder.from_pretrained(shipped(data.clip), default_device())
     recipe = _recipe(config, generator)
     if (manifest := read_manifest(storage)) and manifest["recipe"] == recipe:
         return {**manifest, "made": 0, "seconds": 0.0}
@@ -52,7 +53,7 @@ def make(config: StyleSpaceConfig) -> dict:
             storage.publish(names[-1], _to_bytes(_chunk(generator, clip, data, config.run.seed, indices)))
             made += len(indices)
             _report(indices.stop, data.count, made, start)
-    statistics = _finish(storage, recipe, names, clip.texts(front_captions(data.captions, config.run.seed)))
+    statistics = _finish(storage, recipe, names, clip.texts(front_captions(data.captions, config.run.seed)).cpu())
     manifest = {
         "recipe": recipe,
         "count": data.count,
@@ -129,8 +130,8 @@ def _chunk(generator, clip, data: CodesConfig, seed: int, indices: range) -> dic
         angles = _uniform_rows(seed, "front", range(first, first + size), 2) * 2 - 1
         labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
         images = generator.render(generator.planes(w), labels, codes=w).image
-        codes.append(w[:, 0])
-        embeddings.append(_embed(clip, images, data.crops, seed, first))
+        codes.append(w[:, 0].cpu())
+        embeddings.append(_embed(clip, images, data.crops, seed, first).cpu())
     return {"codes": torch.cat(codes).float(), "embeddings": torch.cat(embeddings).half()}
 
 
@@ -138,7 +139,7 @@ def _embed(clip, images: Tensor, crops: int, seed: int, first: int) -> Float[Ten
     views = [images]
     for crop in range(1, crops):
         numbers = _uniform_rows(seed, f"augment {crop}", range(first, first + len(images)), _AUGMENT_NUMBERS)
-        views.append(augment(images, numbers))
+        views.append(augment(images, numbers.to(images.device)))
     return clip.images(torch.cat(views)).unflatten(0, (crops, len(images))).transpose(0, 1)
 
 

@@ -30,7 +30,7 @@ def measure(config: StyleSpaceConfig, prior: StylePrior, held_out: dict[str, Ten
         from styleavatar3d.encoders.clip import ClipEncoder
         from styleavatar3d.gan.generator import Generator
 
-        generator = Generator.from_pretrained(codes.shipped(config.data.generator)).eval()
+        generator = Generator.from_pretrained(codes.shipped(config.data.generator))
         clip = ClipEncoder.from_pretrained(codes.shipped(config.data.clip))
         # Captions that no statistics were measured on.
         captions = clip.texts(codes.front_captions(config.data.captions + count, config.run.seed)[-count:])
