@@ -20,12 +20,15 @@ _DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torc
 
 
 class PipelineConfig(Strict):
-    """`folder` is a path, or a path inside the shipped data; `device` "auto" takes the GPU where there is one."""
+    """`folder` is a path, or a path inside the shipped data.
+
+    `device` "auto" takes the GPU where there is one, `dtype` "auto" bfloat16 where the device computes in it.
+    """
 
     folder: str = "data/miniature/diffusion"
     revision: str = "main"
     device: str = "auto"
-    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
 
 
 class Synthesizer:
@@ -38,7 +41,7 @@ class Synthesizer:
         control.controlnet_cond_embedding = _Once(control.controlnet_cond_embedding)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: str = "float32") -> "Synthesizer":
+    def from_pretrained(cls, folder: str | Path, device: str = "auto", dtype: str = "auto") -> "Synthesizer":
         """Load a diffusers folder; StyleAvatarError if it is none."""
         path = find_folder(folder)
         os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notes are about parts that are not used here
@@ -48,9 +51,10 @@ class Synthesizer:
 
         no_bar_of_diffusers()
         no_bar_of_transformers()
+        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         try:
             pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-                str(path), dtype=_DTYPES[dtype], safety_checker=None, local_files_only=True
+                str(path), dtype=_DTYPES.get(dtype) or fast_dtype(device), safety_checker=None, local_files_only=True
             )
         except Exception as error:  # diffusers raises many kinds on damaged folders
             raise StyleAvatarError(
@@ -58,7 +62,6 @@ class Synthesizer:
                 got=str(path),
                 expected="a StableDiffusionControlNetPipeline folder with safetensors weights",
             ) from error
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
         return cls(pipeline.to(device))
 
     @torch.inference_mode()
@@ -92,6 +95,14 @@ class Synthesizer:
         )
         images = result.images.float().clamp(0, 1) * 255
         return images.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+
+
+def fast_dtype(device: str) -> torch.dtype:
+    """bfloat16 where it is computed natively (twice as fast as float32 there), else float32."""
+    if device.startswith("cuda"):
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    able = torch.cpu.get_capabilities()
+    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
 
 
 class _Once(torch.nn.Module):
