@@ -7,13 +7,12 @@ Each stage resumes by itself and does nothing when it is done, so stages may run
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from styleavatar3d.config import save_config
+from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.config import MiniatureConfig
@@ -28,7 +27,13 @@ from styleavatar3d.runtime.distributed import connect
 from styleavatar3d.runtime.storage import Storage
 
 STAGES = {"clip": train_clip, "codec": train_codec, "judge": train_judge, "diffusion": train_diffusion}
-log = logging.getLogger(__name__)
+CARD = """---
+license: apache-2.0
+---
+Part of StyleAvatar3D's miniature world: `{name}`, trained from random weights by `styleavatar3d train miniature`
+(config {config}) on renders of parametric heads (CC0). Amounts, seconds and scores: `../training.json`.
+It knows 64 px busts of that little world and nothing of real people.
+"""
 
 
 def train(config: MiniatureConfig) -> dict[str, Any]:
@@ -72,4 +77,7 @@ def export(config: MiniatureConfig, pictures: Any) -> str:
         for stage in STAGES if storage.exists(f"{stage}/summary.json")
     }
     Path(folder / "training.json").write_text(json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n")
+    for name in ("clip", "diffusion", "judge"):
+        if (folder / name).is_dir():
+            (folder / name / "README.md").write_text(CARD.format(name=name, config=config_hash(config)))
     return str(folder)

@@ -105,4 +105,4 @@ def retrieval(clip: Any, tokenizer: Any, pictures: Pictures, seed: int) -> float
     everyone = torch.arange(len(pictures))
     tokens = tokenize(tokenizer, pictures.captions(everyone, seed, -1))
     out = clip(input_ids=tokens, pixel_values=pictures.batch(everyone))
-    return (out.logits_per_text.argmax(1) == everyone).float().mean().item()
+    return round((out.logits_per_text.argmax(1) == everyone).float().mean().item(), 3)
