@@ -283,7 +283,8 @@ def dispatch(words: Sequence[str]) -> Result | None:
         return run_stage(verb, rest)
     import tyro
 
-    return tyro.cli(VERBS[verb], prog=f"styleavatar3d {verb}", args=list(rest))
+    positional = (tyro.conf.PositionalRequiredArgs,)
+    return tyro.cli(VERBS[verb], prog=f"styleavatar3d {verb}", args=list(rest), config=positional)
 
 
 def split_verb(words: Sequence[str]) -> tuple[str, Sequence[str]]:
