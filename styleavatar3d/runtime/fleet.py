@@ -139,9 +139,12 @@ class LocalFleet(Fleet):
         return self
 
     def __exit__(self, *_: object) -> None:
+        for pipe in self._pipes.values():
+            pipe.close()
+        deadline = time.monotonic() + 2  # idle workers leave by themselves
         for process in self._processes.values():
+            process.join(max(deadline - time.monotonic(), 0))
             process.kill()
-        for process in self._processes.values():
             process.join()
 
     def _start(self, worker: int, unit: int) -> None:
