@@ -11,7 +11,7 @@ import torch
 
 from styleavatar3d.camera.cameras import check_labels, yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.shards.loader import ShardDataset, decode_png
+from styleavatar3d.shards.loader import ShardDataset, decode_png, order
 from styleavatar3d.shards.manifest import manifest_hash
 from styleavatar3d.shards.schema import Record
 
@@ -42,13 +42,13 @@ def inspect(url: str) -> dict[str, Any]:
 
 
 def preview(url: str, out: str = "preview.png", count: int = 64) -> dict[str, Any]:
-    """Write a sheet of `count` evenly spread pictures, each row sorted by yaw. Returns {"file", "pictures"}."""
+    """Write a sheet of `count` pictures drawn at random, each row sorted by yaw. Returns {"file", "pictures"}."""
     from PIL import Image
 
     dataset = ShardDataset(url)
     count = min(max(count, 1), len(dataset))
     columns = math.ceil(math.sqrt(count))
-    samples = [dataset[place * len(dataset) // count] for place in range(count)]
+    samples = [dataset[place] for place in order(0, 0, len(dataset))[:count]]
     rows = [samples[start : start + columns] for start in range(0, count, columns)]
     size = dataset.plan.resolution
     sheet = torch.full((3, len(rows) * size, columns * size), 255, dtype=torch.uint8)
