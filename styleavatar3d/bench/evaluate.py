@@ -26,7 +26,7 @@ from styleavatar3d.runtime.random import key, normal
 
 HELD_OUT = 104_729
 """added to the seed: a population that neither training nor synthesis draws from"""
-STEPS, SCALE = 10, 3.0
+STEPS, SCALE = 10, 2.0
 _BATCH = 25
 
 
@@ -154,7 +154,7 @@ def retrieval_table(folder: Path, count: int, seed: int) -> dict[str, float]:
     pictures, fronts = [], []
     for index in range(count):
         picture = held_out_portrait(index, seed)
-        avatar = pipeline(image=picture.movedim(0, -1).numpy(), seed=index)
+        avatar: Any = pipeline(image=picture.movedim(0, -1).numpy(), seed=index)
         fronts.append(avatar.views(orbit_labels(torch.zeros(1), torch.zeros(1)))[0])
         pictures.append(picture)
         _progress("avatars", index + 1, count)

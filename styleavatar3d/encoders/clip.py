@@ -35,7 +35,7 @@ class ClipEncoder:
                 expected="a folder with config.json, model.safetensors, tokenizer.json",
             )
         try:
-            model = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise StyleAvatarError(f"the CLIP model in {folder} cannot be read: {error}") from error

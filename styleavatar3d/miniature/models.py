@@ -6,16 +6,12 @@ is an ordinary `StableDiffusionControlNetPipeline`, so the same code runs the mi
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from pydantic import Field
 
 from styleavatar3d.config import Strict
 from styleavatar3d.encoders.tokenizer import build_tokenizer
-
-if TYPE_CHECKING:
-    from diffusers import AutoencoderKL, ControlNetModel, StableDiffusionControlNetPipeline, UNet2DConditionModel
-    from transformers import CLIPModel, PreTrainedTokenizerFast
 
 IMAGE_SIZE, LATENT_SIZE = 64, 16
 
@@ -23,7 +19,7 @@ IMAGE_SIZE, LATENT_SIZE = 64, 16
 class MiniatureModels(Strict):
     """Sizes of the small models; the defaults are the shipped ones."""
 
-    tokens: int = Field(56, ge=8)
+    tokens: int = Field(default=56, ge=8)
     """length of a prompt in tokens, both ends included"""
     text_width: int = 128
     text_layers: int = 3
@@ -38,8 +34,8 @@ class MiniatureModels(Strict):
     heads: int = 4
 
 
-def build_clip(config: MiniatureModels, tokenizer: PreTrainedTokenizerFast) -> CLIPModel:
-    """A random CLIP: 64 px in patches of 8, causal text tower pooled at the end token."""
+def build_clip(config: MiniatureModels, tokenizer: Any) -> Any:
+    """A random `CLIPModel`: 64 px in patches of 8, causal text tower pooled at the end token."""
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     text = CLIPTextConfig(
@@ -57,19 +53,20 @@ def build_clip(config: MiniatureModels, tokenizer: PreTrainedTokenizerFast) -> C
     )
 
 
-def build_codec(config: MiniatureModels) -> AutoencoderKL:
-    """A random autoencoder: 64 px RGB in [-1, 1] to a 16x16 latent and back."""
+def build_codec(config: MiniatureModels) -> Any:
+    """A random `AutoencoderKL`: 64 px RGB in [-1, 1] to a 16x16 latent and back."""
     from diffusers import AutoencoderKL
 
-    return AutoencoderKL(
-        block_out_channels=config.codec_channels, layers_per_block=1, norm_num_groups=8, sample_size=IMAGE_SIZE,
-        down_block_types=("DownEncoderBlock2D",) * 3, up_block_types=("UpDecoderBlock2D",) * 3,
-        latent_channels=config.latent_channels, mid_block_add_attention=False, scaling_factor=1.0, shift_factor=0.0,
-    )
+    sizes: dict[str, Any] = {
+        "block_out_channels": config.codec_channels, "latent_channels": config.latent_channels,
+        "down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3,
+        "layers_per_block": 1, "norm_num_groups": 8, "mid_block_add_attention": False,
+    }
+    return AutoencoderKL(sample_size=IMAGE_SIZE, scaling_factor=1.0, shift_factor=0.0, **sizes)
 
 
-def build_unet(config: MiniatureModels) -> UNet2DConditionModel:
-    """A random denoiser of 16x16 latents; attention where it is cheap, at 8x8 and 4x4."""
+def build_unet(config: MiniatureModels) -> Any:
+    """A random `UNet2DConditionModel` of 16x16 latents; attention where it is cheap, at 8x8 and 4x4."""
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
@@ -80,8 +77,8 @@ def build_unet(config: MiniatureModels) -> UNet2DConditionModel:
     )
 
 
-def build_controlnet(config: MiniatureModels) -> ControlNetModel:
-    """A random ControlNet for 64 px pictures. Its embedding halves twice (/4): the default /8 misses a 16x16 latent.
+def build_controlnet(config: MiniatureModels) -> Any:
+    """A random `ControlNetModel` for 64 px pictures. Its embedding is /4: the default /8 misses a 16x16 latent.
 
     It has no attention: where things are is all that it has to say, the UNet reads the words.
     """
@@ -114,17 +111,18 @@ def build_scheduler() -> Any:
     )
 
 
-def assemble(tokenizer: Any, clip: CLIPModel, codec: Any, unet: Any, controlnet: Any) -> Any:
-    """The pipeline of these parts; its text encoder is the text tower of `clip`."""
+def assemble(tokenizer: Any, clip: Any, codec: Any, unet: Any, controlnet: Any) -> Any:
+    """The `StableDiffusionControlNetPipeline` of these parts; its text encoder is the text tower of `clip`."""
     from diffusers import StableDiffusionControlNetPipeline
 
+    unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionControlNetPipeline(
         vae=codec, text_encoder=text_tower(clip), tokenizer=tokenizer, unet=unet, controlnet=controlnet,
-        scheduler=build_scheduler(), safety_checker=None, feature_extractor=None, requires_safety_checker=False,
+        scheduler=build_scheduler(), **unused,
     )
 
 
-def text_tower(clip: CLIPModel) -> Any:
+def text_tower(clip: Any) -> Any:
     """A stock `CLIPTextModel` that holds the weights of the text tower of `clip`."""
     from transformers import CLIPTextModel
 
@@ -133,8 +131,8 @@ def text_tower(clip: CLIPModel) -> Any:
     return tower.eval()
 
 
-def build_pipeline(config: MiniatureModels | None = None) -> StableDiffusionControlNetPipeline:
-    """The pipeline with random weights, over the words that prompts can contain."""
+def build_pipeline(config: MiniatureModels | None = None) -> Any:
+    """The `StableDiffusionControlNetPipeline` with random weights, over the words that prompts can contain."""
     from styleavatar3d.synthesis.prompts import vocabulary
 
     config = config or MiniatureModels()

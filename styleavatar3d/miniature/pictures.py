@@ -2,7 +2,6 @@
 
 import random
 import sys
-from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -26,8 +25,8 @@ class Pictures:
     image: UInt8[Tensor, "count 3 height width"]
     guidance: UInt8[Tensor, "count 3 height width"]
     labels: Float[Tensor, "count 25"]
-    looks: Sequence[Look]
-    styles: Sequence[str]
+    looks: list[Look]
+    styles: list[str]
 
     @cached_property
     def yaw(self) -> Float[Tensor, "count"]:

@@ -4,7 +4,7 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -17,6 +17,8 @@ from styleavatar3d.runtime.distributed import World
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
 
+Network = TypeVar("Network", bound=nn.Module)
+
 
 class Session:
     """The state of one stage: `network`, its `average`, its optimizer, and how many `images` it has seen.
@@ -25,10 +27,10 @@ class Session:
     done yields no step, so the same command does only what is missing.
     """
 
-    def __init__(self, name: str, network: nn.Module, recipe: StageConfig, config: MiniatureConfig, world: World):
+    def __init__(self, name: str, network: Any, recipe: StageConfig, config: MiniatureConfig, world: World):
         self.name, self.network, self.recipe, self.config, self.world = name, network, recipe, config, world
-        self.average = copy.deepcopy(network).requires_grad_(False)
-        self.parameters = list(network.parameters())
+        self.average: Any = copy.deepcopy(network).requires_grad_(False)
+        self.parameters: list[Tensor] = list(network.parameters())
         self.optimizer = torch.optim.AdamW(self.parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
         self.storage = Storage.open(f"{config.run.out}/{name}")
         self.checkpoints = Checkpoints(self.storage)
@@ -36,7 +38,7 @@ class Session:
         self._restore()
 
     @property
-    def autocast(self) -> AbstractContextManager[None]:
+    def autocast(self) -> torch.autocast:
         return torch.autocast(self.world.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16")
 
     def steps(self) -> Iterator[int]:
@@ -149,7 +151,7 @@ def stage_identity(name: str, config: MiniatureConfig) -> str:
     return config_hash(only)
 
 
-def trained(name: str, network: nn.Module, config: MiniatureConfig) -> nn.Module:
+def trained(name: str, network: Network, config: MiniatureConfig) -> Network:
     """`network` with the averaged weights of a stage that is done. Raises StyleAvatarError when it is not."""
     checkpoint = Checkpoints(Storage.open(f"{config.run.out}/{name}")).latest()
     images = getattr(config.train, name).images

@@ -71,7 +71,7 @@ def export(config: MiniatureConfig, pictures: Any) -> str:
     clip.half().save_pretrained(folder / "clip")
     tokenizer.save_pretrained(folder / "clip")
     if storage.exists("judge/summary.json"):
-        trained("judge", Judge(), config).save_pretrained(folder / "judge")  # type: ignore[operator]
+        trained("judge", Judge(), config).save_pretrained(folder / "judge")
     summaries = {
         stage: json.loads(storage.read(f"{stage}/summary.json"))
         for stage in STAGES if storage.exists(f"{stage}/summary.json")

@@ -27,7 +27,9 @@ GUIDES = {**ATTRIBUTES, "style": STYLES, "view": VIEWS}
 class GuidedClip(nn.Module):
     """CLIP and the heads that guide it; only `clip` is kept."""
 
-    def __init__(self, clip: nn.Module, width: int):
+    clip: Any
+
+    def __init__(self, clip: Any, width: int):
         super().__init__()
         self.clip = clip
         self.heads = nn.ModuleDict({name: nn.Linear(width, len(words)) for name, words in GUIDES.items()})

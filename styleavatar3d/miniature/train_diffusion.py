@@ -31,7 +31,10 @@ from styleavatar3d.runtime.random import generator
 class Denoiser(nn.Module):
     """UNet and ControlNet as one network."""
 
-    def __init__(self, unet: nn.Module, controlnet: nn.Module):
+    unet: Any
+    controlnet: Any
+
+    def __init__(self, unet: Any, controlnet: Any):
         super().__init__()
         self.unet, self.controlnet = unet, controlnet
 
@@ -49,7 +52,7 @@ def build_denoiser(config: MiniatureConfig) -> Denoiser:
     """A random denoiser with plain attention: at these sizes 25 % faster on a CPU than the fused one."""
     from diffusers.models.attention_processor import AttnProcessor
 
-    denoiser = Denoiser(build_unet(config.model), build_controlnet(config.model))
+    denoiser: Any = Denoiser(build_unet(config.model), build_controlnet(config.model))
     denoiser.unet.set_attn_processor(AttnProcessor())
     return denoiser.to(memory_format=torch.channels_last)
 

@@ -22,7 +22,8 @@ def train_judge(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
     """Train or resume; returns images, cpu-seconds and the share of right views and attributes in held-out renders."""
     recipe, seed = config.train.judge, config.run.seed + 7919
     torch.manual_seed(seed)
-    judge = Judge().to(memory_format=torch.channels_last)
+    judge: Any = Judge()
+    judge.to(memory_format=torch.channels_last)
     session = Session("judge", judge, recipe, config, world)
     targets = attribute_targets(pictures)
 

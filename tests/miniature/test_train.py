@@ -59,7 +59,7 @@ def test_all_stages_end_in_folders_that_load(trained_run: Path) -> None:
 
     weights = trained_run / "run" / "weights"
     clip = ClipEncoder.from_pretrained(weights / "clip")
-    tower = Synthesizer.from_pretrained(weights / "diffusion", device="cpu").pipeline.text_encoder
+    tower = Synthesizer.from_pretrained(weights / "diffusion", "cpu", "float32").pipeline.text_encoder
     for name, tensor in tower.state_dict().items():
         assert torch.equal(tensor, clip.model.text_model.state_dict()[name]), name
     Judge.from_pretrained(weights / "judge")
