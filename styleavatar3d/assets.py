@@ -21,3 +21,8 @@ def assets() -> Path:
         expected="data/ and configs/ beside the package, or styleavatar3d/_assets inside it",
         remedy="install from the repository or from the published wheel",
     )
+
+
+def shipped(folder: str) -> str:
+    """A folder or URL as given, or the one of that name among the shipped files when there is none here."""
+    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)

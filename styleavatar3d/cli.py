@@ -62,7 +62,8 @@ def stage_help(verb: str) -> str:
     name = STAGES[verb][3]
     return (
         f"usage: styleavatar3d {verb} [--config NAME_OR_PATH] [--section.key VALUE ...] [--json]\n\n{ABOUT[verb]}\n"
-        f"The same command resumes a stopped run.\n\n# configs/{name}.yaml, the default\n{find_config(name).read_text()}"
+        "The same command resumes a stopped run.\n\n"
+        f"# configs/{name}.yaml, the default\n{find_config(name).read_text()}"
     )
 
 
@@ -352,7 +353,8 @@ def _explain(error: OSError) -> tuple[str, int]:
 def _our_fault(error: Exception) -> tuple[str, int]:
     if os.environ.get("STYLEAVATAR3D_DEBUG"):
         raise error
-    return f"this is our fault: {type(error).__name__}: {error}\n  remedy:   STYLEAVATAR3D_DEBUG=1 shows where; please report it", 1
+    remedy = "STYLEAVATAR3D_DEBUG=1 shows where; please report it"
+    return str(StyleAvatarError(f"this is our fault: {type(error).__name__}: {error}", remedy=remedy)), 1
 
 
 def _leave(message: str, code: int, as_json: bool) -> None:

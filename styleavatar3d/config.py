@@ -128,7 +128,7 @@ def _assign(tree: dict[str, Any], path: list[str], value: Any) -> None:
     for name in path[:-1]:
         tree = tree.setdefault(name, {})
         if not isinstance(tree, dict):
-            raise ConfigError("an override goes below a plain value", got=".".join(path), expected="--section.key value")
+            raise ConfigError("an override goes below a plain value", got=".".join(path), expected="--section.key")
     tree[path[-1]] = value
 
 

@@ -35,6 +35,7 @@ class Road:
 
     def __init__(self, out: str, from_scratch: bool):
         self.out, self.from_scratch = Path(out), from_scratch
+        self.start = "" if from_scratch else ", from the shipped weights"
         self.models = self.out / "models" if from_scratch else assets() / SHIPPED
         self.out.mkdir(parents=True, exist_ok=True)
         self._file = self.out / "road.json"
@@ -118,8 +119,7 @@ def train_generator(road: Road) -> None:
     name = "gan/miniature" if road.from_scratch else "quickstart/gan"
     out = road.out / "generator"
     config = load_config(GanConfig, name, ["--run.out", str(out), "--data.shards", str(shards(road))])
-    kimg = config.train.schedule.kimg
-    with road.leg("generator", f"{kimg:g} kimg of training here" + ("" if road.from_scratch else ", from the shipped weights")):
+    with road.leg("generator", f"{config.train.schedule.kimg:g} thousand pictures of training here{road.start}"):
         train(config)
         if road.from_scratch:
             road.settle("generator", out / "weights")
@@ -132,8 +132,7 @@ def train_stylespace(road: Road) -> None:
     out = road.out / "stylespace"
     models = ["--data.generator", str(road.models / "generator"), "--data.clip", str(road.models / "clip")]
     config = load_config(StyleSpaceConfig, name, ["--run.out", str(out), "--data.codes", str(out / "codes"), *models])
-    kpairs = config.train.kpairs
-    with road.leg("style space", f"{kpairs:g} thousand pairs here" + ("" if road.from_scratch else ", from the shipped weights")):
+    with road.leg("style space", f"{config.train.kpairs:g} thousand pairs of training here{road.start}"):
         train(config)
         if road.from_scratch:
             road.settle("stylespace", out / "weights")
@@ -143,7 +142,8 @@ def make_avatars(road: Road) -> list[dict[str, Any]]:
     """Four avatars from prompts, two from pictures: renders of figures that no model has seen."""
     from styleavatar3d.avatar.generate import generate
 
-    with road.leg("avatars", "four prompts and two pictures, from the weights " + ("trained here" if road.from_scratch else "shipped")):
+    source = "trained here" if road.from_scratch else "as shipped"
+    with road.leg("avatars", f"four prompts and two pictures, by the weights {source}"):
         made = generate(
             prompts=PROMPTS, images=held_out_pictures(road), seeds=range(8), out=str(road.out / "avatars"),
             model=str(road.models), mesh=128, size=128, frames=36,

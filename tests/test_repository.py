@@ -74,7 +74,10 @@ def test_generate_runs_from_the_wheel_in_an_empty_folder(wheel, tmp_path):
     site, empty = tmp_path / "site", tmp_path / "empty"
     zipfile.ZipFile(wheel).extractall(site)
     empty.mkdir()
-    script = f"import sys; sys.path.insert(0, {str(site)!r}); import styleavatar3d.cli as cli; assert {str(site)!r} in cli.__file__; cli.main()"
+    script = (
+        f"import sys; sys.path.insert(0, {str(site)!r}); import styleavatar3d.cli as cli; "
+        f"assert {str(site)!r} in cli.__file__; cli.main()"
+    )
     words = ["generate", "--seeds", "0-1", "--size", "32", "--mesh", "32", "--out", "made"]
     result = subprocess.run([sys.executable, "-c", script, *words], cwd=empty, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr

@@ -1,6 +1,5 @@
 """The 3D-aware generator: latent -> codes -> planes -> views (EG3D section 4)."""
 
-import json
 from typing import Literal, NamedTuple
 
 import torch
@@ -16,8 +15,7 @@ from styleavatar3d.gan.renderer import Renderer
 from styleavatar3d.gan.superresolution import SuperResolution
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
-
-WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
+from styleavatar3d.runtime.weights import CONFIG_FILE, load_weights, read_json, save_weights
 
 
 class GeneratorConfig(Strict):
@@ -173,12 +171,7 @@ class Generator(nn.Module):
 
     def save_pretrained(self, folder: str) -> None:
         """Write half-precision safetensors and config.json to a folder or s3:// prefix."""
-        from safetensors.torch import save
-
-        storage = Storage.open(folder)
-        weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in self.state_dict().items()}
-        storage.publish(WEIGHTS_FILE, save(weights))
-        storage.publish(CONFIG_FILE, json.dumps(self.config.model_dump(mode="json"), indent=2).encode())
+        save_weights(Storage.open(folder), self, self.config.model_dump(mode="json"))
 
     @classmethod
     def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> "Generator":
@@ -186,45 +179,5 @@ class Generator(nn.Module):
         storage = Storage.open(folder)
         config = validate(GeneratorConfig, read_json(storage, CONFIG_FILE), source=f"{folder}/{CONFIG_FILE}")
         generator = cls(config)
-        load_weights(generator, storage, WEIGHTS_FILE)
+        load_weights(generator, storage)
         return generator.to(device).eval().requires_grad_(False)
-
-
-def read_json(storage: Storage, name: str) -> dict:
-    """A JSON object from storage, or StyleAvatarError."""
-    try:
-        content = json.loads(storage.read(name))
-    except ValueError as error:
-        raise StyleAvatarError(f"{name} in {storage.url} is not JSON: {error}") from None
-    if not isinstance(content, dict):
-        raise StyleAvatarError(f"{name} in {storage.url} is no JSON object", got=type(content).__name__)
-    return content
-
-
-def load_weights(module: nn.Module, storage: Storage, name: str) -> None:
-    """Fill every parameter and buffer from a safetensors file whose names and shapes must be the module's."""
-    from safetensors import SafetensorError
-    from safetensors.torch import load
-
-    try:
-        weights = load(storage.read(name))
-    except SafetensorError as error:
-        raise StyleAvatarError(f"{name} in {storage.url} is not a safetensors file: {error}") from None
-    check_shapes(weights, module.state_dict(), f"{storage.url}/{name}")
-    module.load_state_dict(weights)
-
-
-def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
-    """Raise unless both dictionaries hold the same names and shapes."""
-    remedy = "use the config.json that belongs to these weights"
-    if found.keys() != wanted.keys():
-        difference = sorted(found.keys() ^ wanted.keys())
-        raise StyleAvatarError(f"weights in {source} are of another network", got=", ".join(difference), remedy=remedy)
-    for name, tensor in wanted.items():
-        if found[name].shape != tensor.shape:
-            raise StyleAvatarError(
-                f"{name} in {source} has the wrong shape",
-                got=tuple(found[name].shape),
-                expected=str(tuple(tensor.shape)),
-                remedy=remedy,
-            )

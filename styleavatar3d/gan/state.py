@@ -2,17 +2,17 @@
 
 import copy
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from styleavatar3d.assets import assets
+from styleavatar3d.assets import shipped
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.discriminator import Discriminator
-from styleavatar3d.gan.generator import WEIGHTS_FILE, Generator, check_shapes, load_weights
+from styleavatar3d.gan.generator import Generator
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import check_shapes, load_weights
 
 
 @dataclass
@@ -33,7 +33,7 @@ class TrainState:
             torch.manual_seed(config.run.seed)
             generator = Generator(config.model.generator).to(device)
             if config.model.start:
-                load_weights(generator, Storage.open(shipped(config.model.start)), WEIGHTS_FILE)
+                load_weights(generator, Storage.open(shipped(config.model.start)))
             discriminator = Discriminator(config.model.discriminator).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
@@ -70,8 +70,3 @@ class TrainState:
         for name, optimizer in self.optimizers().items():
             load_optimizer(optimizer, checkpoint.tensors, name)
         self.seen = checkpoint.position
-
-
-def shipped(folder: str) -> str:
-    """A folder as given, or the one of that name among the shipped assets when there is none here."""
-    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES
-from styleavatar3d.runtime.weights import load_weights, read_config, save_weights
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import CONFIG_FILE, load_weights, read_json, save_weights
 
 VIEWS = ("front", "left", "back", "right")
 HEADS: dict[str, tuple[str, ...]] = {**ATTRIBUTES, "style": STYLES}
@@ -61,13 +62,14 @@ class Judge(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """fp16 safetensors and config.json."""
         config = {"width": self.width, "heads": {name: list(words) for name, words in HEADS.items()}}
-        save_weights(folder, self, config, torch.float16)
+        save_weights(Storage.open(str(folder)), self, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
         """Raises StyleAvatarError when the folder does not hold a judge of today's attributes."""
-        judge = cls(read_config(folder)["width"])
-        load_weights(folder, judge)
+        storage = Storage.open(str(folder))
+        judge = cls(read_json(storage, CONFIG_FILE)["width"])
+        load_weights(judge, storage)
         return judge.eval()
 
 

@@ -19,7 +19,7 @@ YAWS = (0.0, 40.0, -75.0, 160.0)
 def write_guidance(out: str, count: int = 6, seed: int = 0, size: int = 128) -> dict[str, Any]:
     """Write, for each of `count` figures, the render, its depth, its key points and both in one; and a sheet of all."""
     if not 1 <= count <= 256 or not 16 <= size <= 1024:
-        raise StyleAvatarError("no such sheet", got=f"{count} figures of {size} px", expected="1-256 figures, 16-1024 px")
+        raise StyleAvatarError("no such sheet", got=f"{count} figures of {size} px", expected="1-256 of 16-1024 px")
     folder = Path(out)
     folder.mkdir(parents=True, exist_ok=True)
     rows, files = [], []

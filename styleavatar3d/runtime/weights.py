@@ -1,69 +1,60 @@
-"""Weights as a folder of `model.safetensors` and `config.json`. No pickle is ever loaded."""
+"""Weights as `model.safetensors` and `config.json`, on a disk or on S3. No pickle is ever loaded."""
 
 import json
-from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.storage import Storage
 
-WEIGHTS, CONFIG = "model.safetensors", "config.json"
-
-
-def save_weights(
-    folder: str | Path, module: nn.Module, config: dict[str, Any], dtype: torch.dtype | None = None
-) -> None:
-    """Write a module's weights, as `dtype` when given, and its config."""
-    from safetensors.torch import save_file
-
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    tensors = {name: _converted(tensor, dtype) for name, tensor in module.state_dict().items()}
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
-    (folder / CONFIG).write_text(json.dumps(config, indent=2) + "\n")
+WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
-def read_config(folder: str | Path) -> dict[str, Any]:
-    """The config of a weights folder. Raises StyleAvatarError when there is none."""
-    path = Path(folder) / CONFIG
+def save_weights(storage: Storage, module: nn.Module, config: dict[str, Any]) -> None:
+    """Write a module's weights in half precision, and its config."""
+    from safetensors.torch import save
+
+    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    storage.publish(WEIGHTS_FILE, save(weights, {"format": "pt"}))
+    storage.publish(CONFIG_FILE, json.dumps(config, indent=2).encode())
+
+
+def read_json(storage: Storage, name: str) -> dict[str, Any]:
+    """A JSON object from storage, or StyleAvatarError."""
     try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise StyleAvatarError(
-            f"{path} cannot be read: {error}", expected=f"a folder with {WEIGHTS} and {CONFIG}"
-        ) from error
+        content = json.loads(storage.read(name))
+    except ValueError as error:
+        raise StyleAvatarError(f"{name} in {storage.url} is not JSON: {error}") from None
+    if not isinstance(content, dict):
+        raise StyleAvatarError(f"{name} in {storage.url} is no JSON object", got=type(content).__name__)
+    return content
 
 
-def load_weights(folder: str | Path, module: nn.Module) -> None:
-    """Fill a module in its own dtype. Raises StyleAvatarError naming the first tensor that does not fit."""
+def load_weights(module: nn.Module, storage: Storage, name: str = WEIGHTS_FILE) -> None:
+    """Fill every parameter and buffer from a safetensors file whose names and shapes must be the module's."""
     from safetensors import SafetensorError
-    from safetensors.torch import load_file
+    from safetensors.torch import load
 
-    path = Path(folder) / WEIGHTS
     try:
-        tensors = load_file(path)
-    except (OSError, SafetensorError) as error:
-        raise StyleAvatarError(f"{path} cannot be read: {error}", expected="a safetensors file") from error
-    _check(path, module.state_dict(), tensors)
-    module.load_state_dict(tensors)
+        weights = load(storage.read(name))
+    except SafetensorError as error:
+        raise StyleAvatarError(f"{name} in {storage.url} is not a safetensors file: {error}") from None
+    check_shapes(weights, module.state_dict(), f"{storage.url}/{name}")
+    module.load_state_dict(weights)
 
 
-def _check(path: Path, wanted: dict[str, Tensor], found: dict[str, Tensor]) -> None:
-    for name in sorted(wanted.keys() | found.keys()):
-        expected, got = _shape(wanted, name), _shape(found, name)
-        if expected != got:
+def check_shapes(found: dict[str, Tensor], wanted: dict[str, Tensor], source: str) -> None:
+    """Raise unless both dictionaries hold the same names and shapes."""
+    remedy = "use the config.json that belongs to these weights"
+    if found.keys() != wanted.keys():
+        difference = sorted(found.keys() ^ wanted.keys())
+        raise StyleAvatarError(f"weights in {source} are of another network", got=", ".join(difference), remedy=remedy)
+    for name, tensor in wanted.items():
+        if found[name].shape != tensor.shape:
             raise StyleAvatarError(
-                f"{path} does not fit: tensor {name}", got=got, expected=expected,
-                remedy=f"use the {CONFIG} that was saved with these weights",
+                f"{name} in {source} has the wrong shape",
+                got=tuple(found[name].shape),
+                expected=str(tuple(tensor.shape)),
+                remedy=remedy,
             )
-
-
-def _shape(tensors: dict[str, Tensor], name: str) -> str:
-    return str(tuple(tensors[name].shape)) if name in tensors else "no such tensor"
-
-
-def _converted(tensor: Tensor, dtype: torch.dtype | None) -> Tensor:
-    tensor = tensor.detach().cpu()
-    return (tensor.to(dtype) if dtype and tensor.is_floating_point() else tensor).contiguous().clone()

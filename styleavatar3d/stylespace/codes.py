@@ -9,14 +9,13 @@ import json
 import random
 import sys
 import time
-from pathlib import Path
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 from torch.nn import functional as F
 
-from styleavatar3d.assets import assets
+from styleavatar3d.assets import shipped
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.config import config_hash
 from styleavatar3d.errors import StyleAvatarError
@@ -87,11 +86,6 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
 
 def read_manifest(storage: Storage) -> dict | None:
     return json.loads(storage.read(MANIFEST)) if storage.exists(MANIFEST) else None
-
-
-def shipped(folder: str) -> str:
-    """A folder as given, or the one of that name among the shipped assets when there is none here."""
-    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)
 
 
 def generator_sha256(generator: torch.nn.Module) -> str:

@@ -14,9 +14,9 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.generator import load_weights, read_json
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import load_weights, read_json
 from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.denoiser import build_denoiser
 

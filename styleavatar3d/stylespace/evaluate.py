@@ -6,6 +6,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
+from styleavatar3d.assets import shipped
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.stylespace import codes
@@ -30,8 +31,8 @@ def measure(config: StyleSpaceConfig, prior: StylePrior, held_out: dict[str, Ten
         from styleavatar3d.encoders.clip import ClipEncoder
         from styleavatar3d.gan.generator import Generator
 
-        generator = Generator.from_pretrained(codes.shipped(config.data.generator))
-        clip = ClipEncoder.from_pretrained(codes.shipped(config.data.clip))
+        generator = Generator.from_pretrained(shipped(config.data.generator))
+        clip = ClipEncoder.from_pretrained(shipped(config.data.clip))
         # Captions that no statistics were measured on.
         captions = clip.texts(codes.front_captions(config.data.captions + count, config.run.seed)[-count:])
         figures["image_retrieval"] = retrieval(prior, generator, clip, embeddings[:count], "image")

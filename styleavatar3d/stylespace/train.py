@@ -11,6 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from styleavatar3d.assets import shipped
 from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
@@ -98,7 +99,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
 def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, Any]) -> StylePrior:
     """The prior before its first step: random, or with the weights of `model.start` and its statistics."""
     if config.model.start:
-        prior = StylePrior.from_pretrained(codes.shipped(config.model.start), manifest["generator_sha256"])
+        prior = StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
         return prior.train().requires_grad_(True)
     torch.manual_seed(key(config.run.seed, "denoiser"))
     return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
