@@ -45,8 +45,8 @@ class Camera:
                 got=f"yaw {yaw}, pitch {pitch}, radius {radius}, focal {focal}",
                 expected="finite yaw, pitch in (-90, 90) degrees, radius > 0, focal > 0",
             )
-        angles = torch.tensor([[float(yaw)], [float(pitch)]])
-        return cls.from_label(orbit_labels(*angles, radius, focal, pivot)[0])
+        yaws, pitches = torch.tensor([float(yaw)]), torch.tensor([float(pitch)])
+        return cls.from_label(orbit_labels(yaws, pitches, radius, focal, pivot)[0])
 
     @classmethod
     def from_label(cls, label: Float[Tensor, "25"]) -> "Camera":
