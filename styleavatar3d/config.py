@@ -114,7 +114,7 @@ def _pairs(overrides: Sequence[str]) -> list[tuple[str, Any]]:
         if not key.startswith("--"):
             raise ConfigError("an override does not start with --", got=key, expected="--section.key value")
         try:
-            pairs.append((key[2:].replace("-", "_"), yaml.safe_load(value)))
+            pairs.append((key[2:].replace("-", "_"), yaml.safe_load(value) if value else ""))
         except yaml.YAMLError:
             pairs.append((key[2:].replace("-", "_"), value))
     return pairs
