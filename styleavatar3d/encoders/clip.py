@@ -28,7 +28,9 @@ class ClipEncoder:
         """Read a folder with a CLIPModel and its tokenizer. Raises StyleAvatarError when it is none."""
         from safetensors import SafetensorError
         from transformers import AutoTokenizer, CLIPModel
+        from transformers.utils.logging import disable_progress_bar
 
+        disable_progress_bar()  # it loads in a blink
         if not (Path(folder) / "config.json").is_file():
             raise StyleAvatarError(
                 "there is no CLIP model", got=str(folder),
