@@ -132,10 +132,11 @@ class StylePrior(nn.Module):
         condition: Float[Tensor, "batch clip"],
         timesteps: Int[Tensor, "batch"],
         noise: Float[Tensor, "batch w"],
+        denoiser: Any = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of what the denoiser predicts, at the given times and noise."""
+        """Mean squared error of what a denoiser (the prior's own by default) predicts at the given times and noise."""
         noisy = self.scheduler.add_noise(standard, noise, timesteps)
-        prediction = self.denoiser(noisy, timesteps, condition, return_dict=False)[0]
+        prediction = (denoiser or self.denoiser)(noisy, timesteps, condition, return_dict=False)[0]
         targets = {
             "epsilon": lambda: noise,
             "sample": lambda: standard,

@@ -17,7 +17,7 @@ from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.distributed import World, connect
 from styleavatar3d.runtime.random import generator as random_generator
-from styleavatar3d.runtime.random import key
+from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
 from styleavatar3d.stylespace import codes, evaluate
@@ -27,24 +27,24 @@ from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, Statistics, Styl
 
 @dataclass
 class TrainState:
-    """Everything a checkpoint saves. `average` is what the prior becomes."""
+    """Everything a checkpoint saves. `network` learns; the denoiser of `prior` is its moving average."""
 
     prior: StylePrior
+    network: nn.Module
     statistics: Statistics
     """those of the prior, on the CPU, where the pairs are"""
-    average: nn.Module
     optimizer: torch.optim.Optimizer
     seen: int = 0
     """pairs"""
 
     def tensors(self) -> dict[str, Tensor]:
-        denoiser = {f"denoiser.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
-        average = {f"average.{name}": value for name, value in self.average.state_dict().items()}
-        return denoiser | average | optimizer_tensors(self.optimizer, "optimizer")
+        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
+        average = {f"average.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
+        return network | average | optimizer_tensors(self.optimizer, "optimizer")
 
     def restore(self, seen: int, tensors: dict[str, Tensor]) -> None:
         self.seen = seen
-        for prefix, module in (("denoiser.", self.prior.denoiser), ("average.", self.average)):
+        for prefix, module in (("network.", self.network), ("average.", self.prior.denoiser)):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         load_optimizer(self.optimizer, tensors, "optimizer")
 
@@ -63,9 +63,10 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     training, held_out = split(pairs, config.data.held_out)
     prior = start(config, statistics, manifest)
     statistics = copy.deepcopy(prior.statistics)
-    prior.to(world.device)
-    optimizer = torch.optim.AdamW(prior.denoiser.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
-    state = TrainState(prior, statistics, copy.deepcopy(prior.denoiser).requires_grad_(False), optimizer)
+    network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
+    prior.to(world.device).eval().requires_grad_(False)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
+    state = TrainState(prior, network, statistics, optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint.position, checkpoint.tensors)
@@ -77,6 +78,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
             progress.add({"loss": step(state, training, settings, config.run.seed, world)})
             stopping = world.any(stop.requested)
             if tracker and (progress.due() or state.seen >= total):
+                progress.add({"held_out": held_out_loss(state, held_out, world)})
                 tracker.report(state.seen, progress.line(state.seen))
             if state.seen >= next_checkpoint or stopping or state.seen >= total:
                 next_checkpoint = _next(config, state.seen)
@@ -85,9 +87,8 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
             if stopping and state.seen < total:
                 raise Stopped("training of the style prior was stopped", remedy="the same command goes on")
     summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
-    prior.denoiser = state.average
     if tracker:
-        summary |= evaluate.measure(config, prior.cpu().eval(), held_out)
+        summary |= evaluate.measure(config, prior.cpu(), held_out)
         publish_weights(storage, prior, model_card(config, prior, summary))
         storage.publish("summary.json", json.dumps(summary, indent=2).encode())
         tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
@@ -99,8 +100,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
 def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, Any]) -> StylePrior:
     """The prior before its first step: random, or with the weights of `model.start` and its statistics."""
     if config.model.start:
-        prior = StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
-        return prior.train().requires_grad_(True)
+        return StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
     torch.manual_seed(key(config.run.seed, "denoiser"))
     return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
 
@@ -111,14 +111,25 @@ def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, see
     for group in state.optimizer.param_groups:
         group["lr"] = settings.learning_rate * schedule(state.seen, settings)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = state.prior.loss(**batch)
+    loss = state.prior.loss(**batch, denoiser=state.network)
     loss.backward()
-    world.average_gradients(state.prior.denoiser)
-    nn.utils.clip_grad_norm_(state.prior.denoiser.parameters(), 1.0)
+    world.average_gradients(state.network)
+    nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.seen += settings.batch
     _update_average(state, settings)
     return world.average(loss.detach()).item()
+
+
+@torch.no_grad()
+def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> float:
+    """The loss of the averaged weights on pairs never trained on, always at the same times and noise."""
+    statistics, count = state.statistics, len(pairs["codes"])
+    standard = statistics.standard_code(pairs["codes"])
+    condition = statistics.condition(pairs["embeddings"][:, 0])
+    timesteps = torch.arange(count) * TRAIN_TIMESTEPS // count
+    noise = normal(0, "held out", 0, tuple(standard.shape))
+    return state.prior.loss(*(part.to(world.device) for part in (standard, condition, timesteps, noise))).item()
 
 
 def draw_batch(
@@ -209,7 +220,7 @@ pairs held out ("explained": share of their codes' variance; retrieval among {co
 def _update_average(state: TrainState, settings: TrainConfig) -> None:
     half_life = min(settings.ema_kpairs * 1000, 0.1 * state.seen)
     weight = 1 - 0.5 ** (settings.batch / half_life)
-    for mean, value in zip(state.average.parameters(), state.prior.denoiser.parameters(), strict=True):
+    for mean, value in zip(state.prior.denoiser.parameters(), state.network.parameters(), strict=True):
         mean.lerp_(value, weight)
 
 
