@@ -16,6 +16,7 @@ from styleavatar3d.errors import StyleAvatarError
 METRES_PER_UNIT = 0.64
 LARGEST_GRID = 512
 _POINTS_AT_ONCE = 1 << 19
+_REACH = 100.0
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 """points [P, 3] in world units -> colours [P, 3] in [0, 1], density [P] a world unit"""
@@ -72,10 +73,16 @@ def _read_in_chunks(read: Callable[[Tensor], Tensor], points: Tensor) -> Tensor:
 
 
 def _marching_cubes(density: np.ndarray, level: float) -> tuple[np.ndarray, np.ndarray]:
+    """Vertices in units of cells, and faces.
+
+    Density rises a hundredfold within a cell or two, which between cells is far from linear and leaves steps; its
+    logarithm, cut where it no longer matters, is near enough.
+    """
     from skimage.measure import marching_cubes
 
+    logarithm = np.log(np.clip(density / level, 1 / _REACH, _REACH))
     # The names of the directions hold for arrays in z, y, x order; ours is x, y, z, whose mirror image it is.
-    vertices, faces, _, _ = marching_cubes(density, level, gradient_direction="ascent")
+    vertices, faces, _, _ = marching_cubes(logarithm, 0.0, gradient_direction="ascent")
     return vertices.astype(np.float64), faces.astype(np.int64)
 
 
