@@ -17,6 +17,8 @@ METRES_PER_UNIT = 0.64
 LARGEST_GRID = 512
 _POINTS_AT_ONCE = 1 << 19
 _REACH = 100.0
+_BENEATH = 0.005
+"""world units (3 mm) under the surface lies the colour that views show: there the ray has lost half of its light"""
 
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 """points [P, 3] in world units -> colours [P, 3] in [0, 1], density [P] a world unit"""
@@ -57,7 +59,8 @@ def mesh_of_field(read: Field, box: float, resolution: int, level: float) -> Mes
     vertices = ((vertices - 0.5) / resolution - 0.5) * box
     vertices, faces = _largest_component(vertices, faces)
     normals = _normals(vertices, faces)
-    colors = _read_in_chunks(lambda points: read(points)[0], torch.from_numpy(vertices).float())
+    seen = torch.from_numpy(vertices - _BENEATH * normals).float()
+    colors = _read_in_chunks(lambda points: read(points)[0], seen)
     metres = (vertices * METRES_PER_UNIT).astype(np.float32)
     return Mesh(metres, faces, normals.astype(np.float32), colors.clamp(0, 1).numpy())
 
