@@ -331,7 +331,13 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _readable(result: Result) -> str:
-    return "\n".join(f"{name:>16}  {value}" for name, value in result.items())
+    """One line a value; a list of tables gives a line for each, beginning with its first value."""
+    lines = []
+    for name, value in result.items():
+        rows = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
+        for row in rows:
+            lines.append(f"{name:>16}  {'  '.join(map(str, row.values())) if isinstance(row, dict) else row}")
+    return "\n".join(lines)
 
 
 def _explain(error: OSError) -> tuple[str, int]:

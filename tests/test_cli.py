@@ -59,7 +59,7 @@ def test_an_unknown_option():
 
 
 def test_an_unknown_config_key():
-    fails(styleavatar3d("train", "gan", "--train.kimgs", "3"), 2, "train.kimgs: unknown key", "did you mean 'kimg'?")
+    fails(styleavatar3d("train", "gan", "--train.batchs", "3"), 2, "train.batchs: unknown key", "did you mean 'batch'?")
 
 
 def test_a_missing_config():
