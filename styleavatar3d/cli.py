@@ -331,12 +331,14 @@ def parse_seeds(text: str) -> list[int]:
 
 
 def _readable(result: Result) -> str:
-    """One line a value; a list of tables gives a line for each, beginning with its first value."""
+    """One line a value, and one for each row of a list. Tables of tables were printed while they were made."""
     lines = []
     for name, value in result.items():
-        rows = value if isinstance(value, list) and value and isinstance(value[0], dict) else [value]
-        for row in rows:
-            lines.append(f"{name:>16}  {'  '.join(map(str, row.values())) if isinstance(row, dict) else row}")
+        for row in value if isinstance(value, list) else [value]:
+            if not isinstance(row, dict):
+                lines.append(f"{name:>16}  {row}")
+            elif not any(isinstance(cell, dict) for cell in row.values()):
+                lines.append(f"{name:>16}  " + "  ".join(f"{key} {cell}" for key, cell in row.items()))
     return "\n".join(lines)
 
 
