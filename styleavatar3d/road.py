@@ -43,15 +43,16 @@ class Road:
 
     @contextmanager
     def leg(self, name: str, origin: str) -> Iterator[None]:
-        """Announce a leg and time it; a leg that goes on after a stop adds to its time."""
-        number = LEGS.index(name) + 1
-        print(f"[{number}/{len(LEGS)}] {name}: {origin}", file=sys.stderr, flush=True)
-        start, before = time.monotonic(), self.legs.get(name, {}).get("seconds", 0.0)
+        """Announce a leg and time it. A leg that goes on after a stop adds to its time; one already done keeps it."""
+        print(f"[{LEGS.index(name) + 1}/{len(LEGS)}] {name}: {origin}", file=sys.stderr, flush=True)
+        start, before, done = time.monotonic(), self.legs.get(name, {"seconds": 0.0, "done": False}), False
         try:
             yield
+            done = True
         finally:
-            seconds = before + time.monotonic() - start
-            self.legs[name] = {"origin": origin, "seconds": round(seconds, 2)}
+            now = time.monotonic() - start
+            seconds = max(before["seconds"], now) if before["done"] else before["seconds"] + now
+            self.legs[name] = {"origin": origin, "seconds": round(seconds, 2), "done": done}
             self._file.write_text(json.dumps(self.legs, indent=1))
             print(f"      {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
 

@@ -21,6 +21,10 @@ def test_a_leg_that_goes_on_after_a_stop_adds_to_its_time(tmp_path):
     with again.leg("synthesis", "made here"):
         pass
     assert again.legs["synthesis"]["seconds"] >= 5
+    taken = again.legs["synthesis"]["seconds"]
+    with again.leg("synthesis", "made here"):
+        pass
+    assert again.legs["synthesis"]["seconds"] == taken, "a leg already done keeps its time"
 
 
 def test_missing_weights_are_named(tmp_path):
