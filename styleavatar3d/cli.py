@@ -25,7 +25,7 @@ Result = dict[str, Any]
 
 STAGES = {
     "synthesize": ("styleavatar3d.synthesis.synthesize", "run", "SynthesisConfig", "synthesis/miniature"),
-    "train miniature": ("styleavatar3d.miniature.train", "train", "MiniatureConfig", "miniature"),
+    "train miniature": ("styleavatar3d.miniature.train", "train", "MiniatureConfig", "miniature/miniature"),
     "train gan": ("styleavatar3d.gan.train", "train", "GanConfig", "gan/miniature"),
     "train codes": ("styleavatar3d.stylespace.codes", "make", "StyleSpaceConfig", "stylespace/miniature"),
     "train stylespace": ("styleavatar3d.stylespace.train", "train", "StyleSpaceConfig", "stylespace/miniature"),
@@ -70,16 +70,17 @@ def stage_help(verb: str) -> str:
 # --- verbs with arguments of their own -----------------------------------------------------------------------------
 
 
-def quickstart(out: str = "runs/quickstart", from_scratch: bool = False) -> Result:
+def quickstart(out: str = "runs/quickstart", from_scratch: bool = False, configs: str = "miniature") -> Result:
     """The whole road on this machine, ending in one page: figures to diffusion images to generator to avatars.
 
     Args:
         out: folder of the run; the same command resumes it
         from_scratch: train every model here instead of starting from the shipped weights (hours)
+        configs: the recipes of a run from scratch: miniature, or tiny, which takes a minute and learns nothing
     """
     from styleavatar3d.road import quickstart
 
-    return quickstart(out, from_scratch)
+    return quickstart(out, from_scratch, configs)
 
 
 def generate(

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from styleavatar3d.assets import assets
-from styleavatar3d.config import load_config
+from styleavatar3d.config import Config, load_config
 from styleavatar3d.errors import StyleAvatarError
 
 PROMPTS = (
@@ -33,8 +33,9 @@ SHIPPED = "data/miniature"
 class Road:
     """The run's folder, and what each leg took: `road.json`, so that a resumed run tells its true times."""
 
-    def __init__(self, out: str, from_scratch: bool):
+    def __init__(self, out: str, from_scratch: bool, configs: str = "miniature"):
         self.out, self.from_scratch = Path(out), from_scratch
+        self.configs = configs if from_scratch else "quickstart"
         self.start = "" if from_scratch else ", from the shipped weights"
         self.models = self.out / "models" if from_scratch else assets() / SHIPPED
         self.out.mkdir(parents=True, exist_ok=True)
@@ -56,14 +57,19 @@ class Road:
             self._file.write_text(json.dumps(self.legs, indent=1))
             print(f"      {name}: {seconds:.1f} s", file=sys.stderr, flush=True)
 
+    def config(self, cls: type[Config], stage: str, places: dict[str, Path]) -> Config:
+        """The recipe of a stage, reading from and writing to this run."""
+        name = f"{stage}/{self.configs}" if self.from_scratch else f"{self.configs}/{stage}"
+        return load_config(cls, name, [f"--{key}={place}" for key, place in places.items()])
+
     def settle(self, part: str, weights: str | Path) -> None:
         """Put freshly trained weights where the next stages look for them."""
         shutil.copytree(weights, self.models / part, dirs_exist_ok=True)
 
 
-def quickstart(out: str, from_scratch: bool) -> dict[str, Any]:
+def quickstart(out: str, from_scratch: bool, configs: str = "miniature") -> dict[str, Any]:
     """Run every stage in order. Returns where everything is and the commands that go on from here."""
-    road = Road(out, from_scratch)
+    road = Road(out, from_scratch, configs)
     check_weights(road)
     draw_guidance(road)
     train_miniature(road)
@@ -99,17 +105,16 @@ def train_miniature(road: Road) -> None:
     from styleavatar3d.miniature.train import MiniatureConfig, train
 
     with road.leg("miniature", "diffusion model and encoder, trained here"):
-        train(load_config(MiniatureConfig, "miniature", ["--run.out", str(road.out / "miniature")]))
+        train(road.config(MiniatureConfig, "miniature", {"run.out": road.out / "miniature"}))
         for part in ("diffusion", "clip", "judge"):
-            road.settle(part, road.out / "miniature" / part)
+            road.settle(part, road.out / "miniature" / "weights" / part)
 
 
 def synthesize(road: Road) -> None:
     from styleavatar3d.synthesis.synthesize import SynthesisConfig, run
 
-    name = "synthesis/miniature" if road.from_scratch else "quickstart/synthesis"
-    folder = str(road.models / "diffusion")
-    config = load_config(SynthesisConfig, name, ["--run.out", str(shards(road)), "--model.folder", folder])
+    places = {"run.out": shards(road), "model.folder": road.models / "diffusion"}
+    config = road.config(SynthesisConfig, "synthesis", places)
     with road.leg("synthesis", f"{config.data.count} pictures, made here"):
         run(config)
 
@@ -117,9 +122,8 @@ def synthesize(road: Road) -> None:
 def train_generator(road: Road) -> None:
     from styleavatar3d.gan.train import GanConfig, train
 
-    name = "gan/miniature" if road.from_scratch else "quickstart/gan"
     out = road.out / "generator"
-    config = load_config(GanConfig, name, ["--run.out", str(out), "--data.shards", str(shards(road))])
+    config = road.config(GanConfig, "gan", {"run.out": out, "data.shards": shards(road)})
     with road.leg("generator", f"{config.train.schedule.kimg:g} thousand pictures of training here{road.start}"):
         train(config)
         if road.from_scratch:
@@ -129,10 +133,9 @@ def train_generator(road: Road) -> None:
 def train_stylespace(road: Road) -> None:
     from styleavatar3d.stylespace.train import StyleSpaceConfig, train
 
-    name = "stylespace/miniature" if road.from_scratch else "quickstart/stylespace"
     out = road.out / "stylespace"
-    models = ["--data.generator", str(road.models / "generator"), "--data.clip", str(road.models / "clip")]
-    config = load_config(StyleSpaceConfig, name, ["--run.out", str(out), "--data.codes", str(out / "codes"), *models])
+    models = {"data.generator": road.models / "generator", "data.clip": road.models / "clip"}
+    config = road.config(StyleSpaceConfig, "stylespace", {"run.out": out, "data.codes": out / "codes", **models})
     with road.leg("style space", f"{config.train.kpairs:g} thousand pairs of training here{road.start}"):
         train(config)
         if road.from_scratch:
@@ -235,11 +238,13 @@ def what_ran(road: Road) -> str:
 def commands(road: Road) -> dict[str, str]:
     """What to type next: go on, look again, export, ask for another avatar."""
     first = next(iter(sorted((road.out / "avatars").glob("*/avatar.safetensors"))), road.out / "avatars")
+    scratch = f" --from-scratch --configs {road.configs}" if road.from_scratch else ""
+    model = f" --model {road.models}" if road.from_scratch else ""
     return {
-        "resume": f"styleavatar3d quickstart --out {road.out}" + (" --from-scratch" if road.from_scratch else ""),
+        "resume": f"styleavatar3d quickstart --out {road.out}{scratch}",
         "view": f"styleavatar3d view {first.parent / 'avatar.glb'}",
-        "export": f"styleavatar3d export {first} {first.parent / 'avatar.obj'}",
-        "generate": f'styleavatar3d generate --prompt "{PROMPTS[0]}"',
+        "export": f"styleavatar3d export {first} {first.parent / 'avatar.obj'}{model}",
+        "generate": f'styleavatar3d generate --prompt "{PROMPTS[0]}"{model}',
     }
 
 

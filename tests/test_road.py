@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.road import LEGS, Road, check_weights, commands
+from styleavatar3d.road import LEGS, PARTS, Road, check_weights, commands
 
 
 def test_a_leg_that_goes_on_after_a_stop_adds_to_its_time(tmp_path):
@@ -38,7 +38,16 @@ def test_from_scratch_needs_no_weights(tmp_path):
     road = Road(str(tmp_path), True)
     check_weights(road)
     assert road.models == tmp_path / "models"
-    assert commands(road)["resume"].endswith("--from-scratch")
+    assert commands(road)["resume"].endswith("--from-scratch --configs miniature")
+
+
+@pytest.mark.timeout(900)
+def test_from_scratch_every_stage_feeds_the_next(tmp_path):
+    words = ["quickstart", "--from-scratch", "--configs", "tiny", "--out", str(tmp_path / "q"), "--json"]
+    result = subprocess.run([sys.executable, "-m", "styleavatar3d", *words], capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    assert {path.name for path in (tmp_path / "q" / "models").iterdir()} == set(PARTS)
+    assert "was trained on this machine" in (tmp_path / "q" / "index.html").read_text(encoding="utf-8")
 
 
 @pytest.mark.slow

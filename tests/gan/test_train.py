@@ -34,7 +34,7 @@ def words(shards: str, out: Path | str, *more: str) -> list[str]:
 
 
 def tiny(shards: str, out: Path | str, *more: str) -> GanConfig:
-    return load_config(GanConfig, "gan/tiny", words(shards, out, *more))
+    return load_config(GanConfig, "gan/tiny-16", words(shards, out, *more))
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -43,7 +43,7 @@ def environment(**more: str) -> dict[str, str]:
 
 
 def start(*arguments: str) -> subprocess.Popen[str]:
-    command = [sys.executable, "-m", "styleavatar3d", "train", "gan", "--config", "gan/tiny", *arguments]
+    command = [sys.executable, "-m", "styleavatar3d", "train", "gan", "--config", "gan/tiny-16", *arguments]
     return subprocess.Popen(command, env=environment(), stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
 
 
@@ -107,7 +107,7 @@ def test_sigterm_saves_and_leaves_with_exit_code_3(shards, tmp_path):
 
 
 def test_the_launcher_starts_two_processes(shards, tmp_path):
-    command = ["bash", str(ROOT / "launch/train.sh"), "cpu-2", "gan", "--config", "gan/tiny", "--train.batch", "8"]
+    command = ["bash", str(ROOT / "launch/train.sh"), "cpu-2", "gan", "--config", "gan/tiny-16", "--train.batch", "8"]
     result = subprocess.run(
         [*command, *words(shards, tmp_path / "run")], env=environment(), capture_output=True, text=True, timeout=200
     )

@@ -36,7 +36,7 @@ def views() -> Views:
 def run() -> dict[str, torch.Tensor]:
     """The state after two steps, and a gradient of the penalty taken through data-parallel hooks."""
     world = connect(threads=1)
-    config = load_config(GanConfig, "gan/tiny", ["--train.batch", str(BATCH), "--data.shards", "none"])
+    config = load_config(GanConfig, "gan/tiny-16", ["--train.batch", str(BATCH), "--data.shards", "none"])
     share = world.share(BATCH, 4)
     sampler = Sampler(views(), config.data, 0, world.device)
     state = TrainState.fresh(config, world.device)
