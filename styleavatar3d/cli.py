@@ -212,7 +212,7 @@ def evaluate(
     return run(model=model or None, pairs=pairs, samples=samples, retrieval=retrieval, seed=seed, data=data or None)
 
 
-def bench(table: str = "ops", repeats: int = 5) -> Result:
+def bench(table: str, repeats: int = 5) -> Result:
     """A speed table, as ratios measured in one run.
 
     Args:
