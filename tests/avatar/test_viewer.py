@@ -55,7 +55,8 @@ def screenshot(page: Path, patience: int) -> Image.Image:
     command = [
         "chromium", "--headless", "--no-sandbox", "--use-gl=angle", "--use-angle=swiftshader",
         "--enable-unsafe-swiftshader", "--no-first-run", "--disable-background-networking", "--disable-quic",
-        "--disable-component-update", "--disable-sync", "--window-size=300,300", f"--virtual-time-budget={patience * 1000}",
+        "--disable-component-update", "--disable-sync", "--window-size=300,300",
+        f"--virtual-time-budget={patience * 1000}",
         f"--user-data-dir={page.parent / 'profile'}", f"--screenshot={shot}", f"file://{page}",
     ]  # fmt: skip
     subprocess.run(command, check=True, capture_output=True, timeout=180)
