@@ -3,24 +3,40 @@
 import random
 from dataclasses import dataclass
 
-STYLES = ("cartoon", "clay", "marble", "cel")
+STYLES = ("cartoon", "cel", "clay", "marble", "bronze", "low-poly", "voxel", "watercolour", "toy", "pencil")
+COLOURLESS_STYLES = ("marble", "bronze", "pencil")
+"""Styles of one material, in which only shapes tell."""
 
 HUMAN_SKINS = ("pale", "tan", "brown", "dark")
-ALIEN_SKINS = ("blue", "green")
+SKINS = {
+    "human": HUMAN_SKINS,
+    "alien": ("blue", "purple"),
+    "orc": ("green",),
+    "robot": ("silver", "gold"),
+    "statue": ("stone",),
+}
 
 ATTRIBUTES: dict[str, tuple[str, ...]] = {
-    "kind": ("human", "alien"),
+    "kind": tuple(SKINS),
     "gender": ("man", "woman"),
     "age": ("child", "young", "old"),
-    "skin": HUMAN_SKINS + ALIEN_SKINS,
-    "hair": ("bald", "short", "bob", "long", "afro", "mohawk", "bun"),
+    "skin": tuple(skin for skins in SKINS.values() for skin in skins),
+    "hair": (
+        "bald", "buzz cut", "short", "quiff", "bob", "long", "ponytail", "bun", "afro", "mohawk", "curly", "braids",
+    ),
     "hair_color": ("black", "brown", "blonde", "red", "white", "pink", "blue"),
     "eyes": ("brown", "blue", "green", "yellow"),
     "beard": ("none", "full beard", "moustache"),
     "glasses": ("none", "round glasses", "sunglasses"),
+    "hat": ("none", "beanie", "brimmed hat"),
+    "shirt": ("t-shirt", "striped shirt", "turtleneck", "collared shirt"),
     "shirt_color": ("red", "blue", "green", "yellow", "white", "black", "purple"),
     "smile": ("no", "yes"),
 }
+
+HAIR_UNDER_HATS = ("bald", "short", "bob", "long", "braids")
+"""Cuts that are worn, and still tell, under a hat."""
+ROBOT_HAIR = ("bald", "buzz cut", "mohawk")
 
 SIDE_FACE = 110.0
 """Degrees of yaw up to which glasses and beards still show in profile."""
@@ -41,6 +57,8 @@ class Look:
     eyes: str = "brown"
     beard: str = "none"
     glasses: str = "none"
+    hat: str = "none"
+    shirt: str = "t-shirt"
     shirt_color: str = "blue"
     smile: bool = False
     build: float = 0.5
@@ -52,21 +70,25 @@ class Look:
 def draw_look(seed: int, index: int) -> Look:
     """The look number `index` of the population `seed`: the same pair gives the same look, in any order."""
     draw = random.Random(f"look/{seed}/{index}")
-    kind = draw.choices(ATTRIBUTES["kind"], (3, 1))[0]
+    kind = draw.choices(ATTRIBUTES["kind"], (5, 1, 1, 1, 1))[0]
     gender = draw.choice(ATTRIBUTES["gender"])
-    age = draw.choices(ATTRIBUTES["age"], (1, 2, 1))[0]
+    age = draw.choices(ATTRIBUTES["age"], (1, 2, 1))[0] if kind == "human" else "young"
+    hair = draw.choice(ROBOT_HAIR if kind == "robot" else ATTRIBUTES["hair"])
     hair_color = draw.choice(ATTRIBUTES["hair_color"])
-    bearded = gender == "man" and age != "child" and kind == "human"
+    bearded = gender == "man" and age != "child" and kind != "robot"
+    covered = kind not in ("robot", "statue") and hair in HAIR_UNDER_HATS
     return Look(
         kind=kind,
         gender=gender,
         age=age,
-        skin=draw.choice(ALIEN_SKINS if kind == "alien" else HUMAN_SKINS),
-        hair=draw.choice(ATTRIBUTES["hair"]),
-        hair_color="white" if age == "old" and draw.random() < 0.5 else hair_color,
-        eyes="yellow" if kind == "alien" else draw.choice(ATTRIBUTES["eyes"][:3]),
+        skin=draw.choice(SKINS[kind]),
+        hair=hair,
+        hair_color="white" if age == "old" and draw.random() < 0.6 else hair_color,
+        eyes="yellow" if kind in ("alien", "orc") else draw.choice(ATTRIBUTES["eyes"][:3]),
         beard=draw.choice(ATTRIBUTES["beard"]) if bearded else "none",
-        glasses=draw.choices(ATTRIBUTES["glasses"], (2, 1, 1))[0],
+        glasses=draw.choices(ATTRIBUTES["glasses"], (2, 1, 1))[0] if kind not in ("robot", "statue") else "none",
+        hat=draw.choices(ATTRIBUTES["hat"], (1, 1, 1))[0] if covered else "none",
+        shirt=draw.choice(ATTRIBUTES["shirt"]),
         shirt_color=draw.choice(ATTRIBUTES["shirt_color"]),
         smile=draw.random() < 0.5,
         build=draw.random(),
@@ -77,7 +99,7 @@ def draw_look(seed: int, index: int) -> Look:
 def visible_attributes(look: Look, style: str, yaw: float) -> dict[str, str]:
     """The attributes that a viewer can verify in this style from this yaw (degrees), as words of `ATTRIBUTES`.
 
-    Marble hides every colour; clay tints, and hides the colour of the eyes only; the back hides the face.
+    Materials without paint hide every colour; clay hides the colour of the eyes only; the back hides the face.
     """
     angle = abs((yaw + 180.0) % 360.0 - 180.0)
     hidden = set()
@@ -85,9 +107,13 @@ def visible_attributes(look: Look, style: str, yaw: float) -> dict[str, str]:
         hidden |= {"gender", "age", "eyes", "smile"}
     if angle > SIDE_FACE:
         hidden |= {"beard", "glasses"}
-        if look.hair == "long":
+        if look.hair in ("long", "bob", "afro"):
             hidden.add("skin")
-    if style == "marble":
+    if look.kind != "human":
+        hidden |= {"gender", "age"}
+    if look.kind == "statue":
+        hidden |= {"hair_color", "eyes", "shirt_color"}
+    if style in COLOURLESS_STYLES:
         hidden |= {"skin", "hair_color", "eyes", "shirt_color"}
     if style == "clay" or look.glasses == "sunglasses":
         hidden.add("eyes")
