@@ -158,7 +158,7 @@ def make_avatars(road: Road) -> list[dict[str, Any]]:
 def held_out_pictures(road: Road) -> list[str]:
     """Two front renders from a population of figures that is never trained on."""
     from styleavatar3d.camera.cameras import Camera
-    from styleavatar3d.figures.heads import build_figure
+    from styleavatar3d.figures.dress import build_figure
     from styleavatar3d.figures.looks import STYLES, draw_look
     from styleavatar3d.miniature.renders import render_view
     from styleavatar3d.runtime.media import png

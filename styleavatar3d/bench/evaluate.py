@@ -16,8 +16,8 @@ from styleavatar3d.assets import assets
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.encoders.clip import ClipEncoder
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import hybrid
-from styleavatar3d.figures.heads import build_figure
 from styleavatar3d.figures.looks import draw_look, visible_attributes
 from styleavatar3d.metrics.alignment import Request, Score, alignment, stated
 from styleavatar3d.metrics.distribution import frechet_distance, kernel_distance, top1_retrieval

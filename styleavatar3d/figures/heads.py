@@ -1,10 +1,9 @@
-"""Parametric busts: the baked head model, and figures dressed from it.
+"""Parametric busts: the baked head model, and what a figure made of it is.
 
-The model is linear in a rank-64 phenotype basis, in signed local changes and in 52 expressions (`data/heads.md` says
-how it was baked, and from what). A figure is the head of a `Look` with hair, shirt, beard and glasses, in world units.
+The model is linear in a phenotype basis, in signed local changes and in 52 expressions (`data/heads.md` says how it was
+baked, and from what). `faces` shapes the head of a look, `dress` puts on what it wears.
 """
 
-import random
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -15,21 +14,16 @@ from torch import Tensor
 
 from styleavatar3d.assets import assets
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.anatomy import SCALP, beard_mask, ramp, shirt_mask
+from styleavatar3d.figures.anatomy import SCALP
 from styleavatar3d.figures.hair import Skull, haircuts
 from styleavatar3d.figures.looks import Look
-from styleavatar3d.figures.shapes import Mesh, vertex_normals
-from styleavatar3d.figures.wear import antennae, glasses
 
-SKIN, EYE, LASH, HAIR, SHIRT, FRAME, LENS, ANTENNA = range(8)
-"""Part ids. The shirt is the lower part of the skin's faces; `anatomy.shirt_mask` separates it."""
+SKIN, EYE, LASH, HAIR, SHIRT, FRAME, LENS, ANTENNA, TEETH, MOUTH, HAT, TUSK, METAL = range(13)
+"""Part ids. The shirt is the lower part of the skin's faces; `anatomy.shirt_mask` separates it. MOUTH is the tongue and
+the inside of the mouth, METAL what is screwed onto robots."""
 HEAD_HEIGHT = 0.36
 """Chin to crown of a bare head, world units (1 unit = 0.64 m)."""
 
-_NECK = 6.1
-"""Template height where the head ends and the body begins."""
-_SHOULDER_DROP = 1.75
-"""Decimetres of the template from ears to shoulder joints."""
 _KNOTS = {
     "gender": (0.0, 1.0),
     "age": (-1 / 3, 0.0, 1 / 3, 2 / 3, 1.0),
@@ -40,7 +34,7 @@ _KNOTS = {
     "cupsize": (0.0, 0.5, 1.0),
     "firmness": (0.0, 0.5, 1.0),
 }
-_ORIGINS = ("african", "asian", "caucasian")
+ORIGINS = ("african", "asian", "caucasian")
 
 
 @dataclass(frozen=True)
@@ -131,9 +125,9 @@ class HeadModel:
     def phenotype(self, **values: float) -> Float[Tensor, "vertices 3"]:
         """The neutral bust of a phenotype: gender (0 male .. 1 female), age (-1/3 .. 1), muscle, weight, african,
         asian, caucasian (0 .. 1). Those left out are average."""
-        unknown = set(values) - set(_KNOTS) - set(_ORIGINS)
+        unknown = set(values) - set(_KNOTS) - set(ORIGINS)
         if unknown:
-            raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *_ORIGINS]))
+            raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *ORIGINS]))
         row = interpolants({name: torch.tensor([value]) for name, value in values.items()}, self.mask)[0] @ self.mix
         return self.template + torch.einsum("k,kvc->vc", row, self.basis)
 
@@ -188,7 +182,7 @@ def interpolants(phenotypes: dict[str, Float[Tensor, "batch"]], mask: Tensor) ->
     Phenotypes are in [0, 1] (age from -1/3, a newborn); those left out are average.
     """
     some = next(iter(phenotypes.values()), torch.zeros(1))
-    origins = torch.stack([phenotypes.get(name, torch.full_like(some, 1 / 3)) for name in _ORIGINS], 1)
+    origins = torch.stack([phenotypes.get(name, torch.full_like(some, 1 / 3)) for name in ORIGINS], 1)
     columns = [origins / origins.sum(1, keepdim=True)]
     for name, knots in _KNOTS.items():
         columns.append(_hats(phenotypes.get(name, torch.full_like(some, 0.5)), torch.tensor(knots)))
@@ -218,112 +212,3 @@ def _weights(names: tuple[str, ...], values: dict[str, float], what: str) -> Flo
     for name, value in values.items():
         weights[names.index(name)] = value
     return weights
-
-
-def build_figure(look: Look, device: torch.device | str = "cpu") -> Figure:
-    """Dress the head of a look."""
-    model = HeadModel.load()
-    head = _shape(model, look)
-    points = {name: head[index] for name, index in model.points.items()}
-    skin_normals = vertex_normals(head, model.faces[model.parts == SKIN])
-    cloth = 0.06 * shirt_mask(model.template)
-    beard = 0.0 * cloth
-    if look.beard != "none":
-        beard = (0.12 if look.beard == "full beard" else 0.09) * beard_mask(model.template, look.beard)
-    dressed = head + skin_normals * (cloth + beard)[:, None]
-    pieces: list[tuple[Tensor, Tensor, Tensor, Tensor | int]] = [(dressed, model.template, model.faces, model.parts)]
-    for name, (vertices, faces), part in _worn(model, look):
-        pieces.append((model.bind(name, vertices, head), vertices, faces, part))
-    if look.glasses != "none":
-        for (vertices, faces), part in _glasses(model, look, head, points):
-            pieces.append((vertices, vertices, faces, part))
-    return _assemble(model, look, head, points, pieces).to(device)
-
-
-def _shape(model: HeadModel, look: Look) -> Float[Tensor, "vertices 3"]:
-    """The bare head of a look, template coordinates, its skull as high as the template's."""
-    draw = random.Random(f"face/{look.seed}")
-    low, high = {"child": (0.22, 0.38), "young": (0.6, 0.72), "old": (0.93, 1.0)}[look.age]
-    tilt = {"pale": (0.05, 0.4, 1), "tan": (0.3, 1, 0.6), "brown": (0.8, 0.3, 0.3), "dark": (1, 0.05, 0.05)}
-    origin = [weight * draw.uniform(0.3, 1) for weight in tilt.get(look.skin, (1, 1, 1))]
-    gender = draw.uniform(0.0, 0.1) if look.gender == "man" else draw.uniform(0.9, 1.0)
-    vertices = model.phenotype(
-        gender=gender,
-        age=draw.uniform(low, high),
-        muscle=draw.uniform(0.3, 0.8),
-        weight=0.2 + 0.75 * look.build,
-        **dict(zip(_ORIGINS, origin, strict=True)),
-    )
-    changes = {name: draw.gauss(0, 0.3) for name in sorted({pair[:-1] for pair in model.locals.names})}
-    changes |= {name: 0.0 for name in changes if name.startswith("neck")}
-    alien = look.kind == "alien"
-    pointed = alien and look.hair not in ("bob", "long")
-    changes |= {
-        "eye-scale-incr": draw.uniform(1.8, 2.4) + (0.4 if alien else 0.0) - (0.5 if look.age == "child" else 0.0),
-        "eye-height1-incr": 0.4,
-        "eye-height2-incr": draw.uniform(0.7, 1.1),
-        "eye-height3-incr": 0.4,
-        "eye-eyefold-up": 0.0,
-        "eye-epicanthus-out": 0.0,
-        "eye-bag-incr": 0.0,
-        "ear-wing-incr": -0.5,
-        "head-age-incr": {"old": 1.0, "young": -0.3, "child": -0.4}[look.age],
-        "head-scale-vert-incr": draw.uniform(-0.5, 0.2),
-        "nose-scale-horiz-incr": -0.6 if alien else draw.uniform(-0.5, 0.6),
-        "nose-scale-vert-incr": -0.6 if alien else draw.uniform(-0.4, 0.2),
-        "mouth-scale-horiz-incr": draw.uniform(0.2, 0.8),
-        "ear-scale-incr": 0.9 if pointed else draw.uniform(-0.3, 0.2),
-        "ear-shape-triangle": 1.5 if pointed else 0.0,
-    }
-    model.change(vertices, changes)
-    if look.smile:
-        model.express(vertices, {"mouthSmileLeft": 1.2, "mouthSmileRight": 1.2})
-    height = [(field[model.points["crown"]] - field[model.points["chin"]])[1] for field in (model.template, vertices)]
-    origin_joint = model.joints["head"]
-    vertices = (vertices - vertices[origin_joint]) * (height[0] / height[1]) + model.template[origin_joint]
-    return _smaller_body(model, vertices)
-
-
-def _smaller_body(model: HeadModel, vertices: Tensor) -> Tensor:
-    """Shoulders drawn in and up under the head, so that a view that the head fills still holds them."""
-    below = (_NECK - model.template[:, 1]).clamp(min=0)
-    narrow = 1 - 0.28 * ramp(below, 0.0, 0.9)
-    ear, shoulder = model.points["left_ear"], model.joints["l-shoulder"]
-    missing = vertices[ear, 1] - _SHOULDER_DROP - vertices[shoulder, 1]
-    lift = missing * (below / below[shoulder]).clamp(max=1.3) - 2.0 * (below - 1.7).clamp(min=0)
-    return torch.stack([vertices[:, 0] * narrow, vertices[:, 1] + lift, vertices[:, 2] * narrow], 1)
-
-
-def _worn(model: HeadModel, look: Look) -> list[tuple[str, Mesh, int]]:
-    """What is carried by the scalp."""
-    worn = []
-    if look.hair != "bald":
-        worn.append((look.hair, model.haircuts[look.hair], HAIR))
-    if look.kind == "alien":
-        worn.append(("antennae", antennae(), ANTENNA))
-    return worn
-
-
-def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tensor]) -> list[tuple[Mesh, int]]:
-    """Frames stand clear of brows, cheeks and eyeballs."""
-    around = model.template[:, :2].abs() - torch.tensor([0.33, 7.27])
-    front = head[(around.abs() < 0.25).all(1) & (model.template[:, 2] > 0.5), 2].max()
-    frame, lens = glasses(points["left_eye"], points["left_ear"], float(front) + 0.06)
-    return [(frame, FRAME), (lens, LENS)] if look.glasses == "sunglasses" else [(frame, FRAME)]
-
-
-def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: list) -> Figure:
-    """One mesh in world units of all pieces (vertices, canonical, faces, parts)."""
-    starts = [0]
-    for piece in pieces:
-        starts.append(starts[-1] + len(piece[0]))
-    vertices, canonical = torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
-    faces = torch.cat([piece[2] + start for piece, start in zip(pieces, starts, strict=False)])
-    parts = torch.cat([torch.as_tensor(part).expand(len(mesh)) for _, _, mesh, part in pieces])
-    centre = (points["left_ear"] + points["right_ear"]) / 2
-    scale = HEAD_HEIGHT / (points["crown"] - points["chin"])[1]
-    points = points | {f"{side}_shoulder": head[model.joints[f"{side[0]}-shoulder"]] for side in ("left", "right")}
-    points["neck"] = head[model.joints["neck"]]
-    key_points = {name: (point - centre) * scale for name, point in points.items() if name not in ("chin", "crown")}
-    world = (vertices - centre) * scale
-    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look)

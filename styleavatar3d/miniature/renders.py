@@ -19,8 +19,9 @@ from torch import Tensor
 
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, shrink, to_uint8
-from styleavatar3d.figures.heads import Figure, build_figure
+from styleavatar3d.figures.heads import Figure
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, draw_look
 from styleavatar3d.figures.rasterize import GBuffer, rasterize
 from styleavatar3d.miniature.styles import shade

@@ -7,8 +7,8 @@ import torch
 
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import hybrid
-from styleavatar3d.figures.heads import build_figure
 from styleavatar3d.figures.looks import STYLES, draw_look
 from styleavatar3d.miniature.renders import render_view
 from styleavatar3d.runtime.media import grid, png

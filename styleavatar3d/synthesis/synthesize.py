@@ -19,8 +19,8 @@ from pydantic import Field
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.config import RunConfig, Strict, save_config
 from styleavatar3d.errors import Stopped
+from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import guide, hybrid
-from styleavatar3d.figures.heads import build_figure
 from styleavatar3d.figures.looks import STYLES, Look, draw_look, visible_attributes
 from styleavatar3d.runtime.checkpoint import StopSignal
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work

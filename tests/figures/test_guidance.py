@@ -5,8 +5,8 @@ import torch
 
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import guide, hybrid
-from styleavatar3d.figures.heads import build_figure
 from styleavatar3d.figures.keypoints import POINT_COLORS, POINTS, draw, locate
 from styleavatar3d.figures.looks import Look
 

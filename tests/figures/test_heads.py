@@ -5,7 +5,8 @@ import torch
 
 from styleavatar3d.assets import assets
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.heads import HEAD_HEIGHT, SKIN, HeadModel, build_figure
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.heads import HEAD_HEIGHT, SKIN, HeadModel
 from styleavatar3d.figures.looks import ATTRIBUTES, Look, draw_look
 
 FILE = assets() / "data" / "heads.safetensors"

@@ -5,7 +5,8 @@ import torch
 
 from styleavatar3d.camera.cameras import Camera, yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.heads import HAIR, SHIRT, SKIN, build_figure
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.heads import HAIR, SHIRT, SKIN
 from styleavatar3d.figures.looks import STYLES, Look
 from styleavatar3d.miniature import styles
 from styleavatar3d.miniature.renders import (
