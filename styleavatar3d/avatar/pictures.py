@@ -1,18 +1,17 @@
 """A user's picture, whatever its kind, as the generator and the CLIP encoder see pictures."""
 
-import warnings
 from pathlib import Path
 
 import numpy as np
 import torch
 from jaxtyping import Float
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageOps
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.pictures import check_pixels, eight_bits, open_picture
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
-MOST_PIXELS = 64_000_000
 BACKGROUND = (127, 127, 127)
 """the grey behind every figure of the little world; a transparent picture is laid on it"""
 
@@ -34,32 +33,14 @@ def read_picture(source: Picture, size: int) -> Float[Tensor, "3 size size"]:
 
 def _to_pil(source: Picture) -> Image.Image:
     if isinstance(source, Image.Image):
-        _check_pixels(source.size, "picture")
+        check_pixels(source.size, "picture")
         return source
     if isinstance(source, (np.ndarray, Tensor)):
         return _from_array(source)
     if isinstance(source, (str, Path)):
-        return _open(Path(source))
+        return open_picture(Path(source), str(source))
     raise StyleAvatarError("this is no picture", got=type(source).__name__,
                            expected="a path, a PIL image, or an array [height, width, channels]")
-
-
-def _open(path: Path) -> Image.Image:
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-            image = Image.open(path)
-            _check_pixels(image.size, str(path))
-            image.load()
-    except UnidentifiedImageError:
-        raise StyleAvatarError("this file is no picture", got=str(path), expected="PNG, JPEG, WebP, GIF, BMP, TIFF ...",
-                               remedy="open it in an image program and save it as PNG") from None
-    except Image.DecompressionBombError:
-        raise _too_large(str(path)) from None
-    except (OSError, SyntaxError, ValueError) as error:
-        raise StyleAvatarError("this picture cannot be read", got=f"{path} ({error})",
-                               remedy="check the path, or save the picture again as PNG") from None
-    return image
 
 
 def _from_array(source: np.ndarray | Tensor) -> Image.Image:
@@ -70,7 +51,7 @@ def _from_array(source: np.ndarray | Tensor) -> Image.Image:
     if not fits or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
         raise StyleAvatarError("this array is no picture", got=f"{array.dtype} {array.shape}",
                                expected="uint8, or floats in [0, 1]; [height, width] or [height, width, 3 or 4]")
-    _check_pixels((array.shape[1], array.shape[0]), "array")
+    check_pixels((array.shape[1], array.shape[0]), "array")
     if array.dtype != np.uint8:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):
             raise StyleAvatarError("this array is no picture", got="values outside [0, 1]", expected="floats in [0, 1]")
@@ -80,27 +61,8 @@ def _from_array(source: np.ndarray | Tensor) -> Image.Image:
 
 def _flatten(image: Image.Image) -> Image.Image:
     """RGB; transparent parts become the grey of the background."""
-    if image.mode.startswith(("I", "F")):
-        image = _eight_bits(image)
+    image = eight_bits(image)
     if not image.has_transparency_data:
         return image.convert("RGB")
     front = image.convert("RGBA")
     return Image.alpha_composite(Image.new("RGBA", front.size, (*BACKGROUND, 255)), front).convert("RGB")
-
-
-def _eight_bits(image: Image.Image) -> Image.Image:
-    values = np.asarray(image, dtype=np.float64)
-    brightest = 65535 if image.mode.startswith("I") and values.max() > 255 else max(values.max(), 1.0)
-    return Image.fromarray((np.nan_to_num(values).clip(0, brightest) / brightest * 255).round().astype(np.uint8))
-
-
-def _check_pixels(size: tuple[int, int], name: str) -> None:
-    if size[0] * size[1] > MOST_PIXELS:
-        raise _too_large(f"{name}: {size[0]} x {size[1]}")
-    if not size[0] * size[1]:
-        raise StyleAvatarError("this picture is empty", got=f"{name}: {size[0]} x {size[1]}")
-
-
-def _too_large(name: str) -> StyleAvatarError:
-    return StyleAvatarError("this picture is too large", got=name, expected="at most 64 million pixels",
-                            remedy="make it smaller first")
