@@ -5,6 +5,7 @@ from torch import Tensor
 
 from styleavatar3d.figures.anatomy import beard_mask, shirt_mask
 from styleavatar3d.figures.faces import face
+from styleavatar3d.figures.hair import Cut
 from styleavatar3d.figures.heads import ANTENNA, FRAME, HAIR, HEAD_HEIGHT, LENS, SKIN, Figure, HeadModel
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.figures.shapes import Mesh, vertex_normals
@@ -25,21 +26,22 @@ def build_figure(
         beard = (0.12 if look.beard == "full beard" else 0.09) * beard_mask(model.template, look.beard)
     dressed = head + skin_normals * (cloth + beard)[:, None]
     pieces: list[tuple[Tensor, Tensor, Tensor, Tensor | int]] = [(dressed, model.template, model.faces, model.parts)]
-    for name, (vertices, faces), part in _worn(model, look):
-        pieces.append((model.bind(name, vertices, head), vertices, faces, part))
+    for name, (vertices, faces, flow), part in _worn(model, look):
+        pieces.append((model.bind(name, vertices, head), flow, faces, part))
     if look.glasses != "none":
         for (vertices, faces), part in _glasses(model, look, head, points):
             pieces.append((vertices, vertices, faces, part))
     return _assemble(model, look, head, points, pieces).to(device)
 
 
-def _worn(model: HeadModel, look: Look) -> list[tuple[str, Mesh, int]]:
+def _worn(model: HeadModel, look: Look) -> list[tuple[str, Cut, int]]:
     """What is carried by the scalp."""
     worn = []
     if look.hair != "bald":
         worn.append((look.hair, model.haircuts[look.hair], HAIR))
     if look.kind == "alien":
-        worn.append(("antennae", antennae(), ANTENNA))
+        vertices, faces = antennae()
+        worn.append(("antennae", Cut(vertices, faces, vertices), ANTENNA))
     return worn
 
 

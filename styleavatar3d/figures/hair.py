@@ -1,24 +1,39 @@
-"""Hair cuts: sheets grown from the crown to the hairline of the template head, in template coordinates.
+"""Hair cuts in template coordinates: closed volumes that hang from the crown over the skull of the template head.
 
-Every cut is a thickness over the skull as a function of azimuth and of the way from crown to hairline, then, if the cut
-falls, a curtain down to a height. Heads carry it by their nearest scalp vertices (`heads.py`).
+Every cut is a drape: along each azimuth, hair follows the skull at some height above it, never turns inwards again, and
+falls to an end that depends on the azimuth; there it turns under and runs back into the head. Tails, braids, buns and
+crests are tubes and balls that start inside the drape. Colours flow along `Cut.flow`, not along the positions.
 """
 
 import math
 from collections.abc import Callable
+from typing import NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from styleavatar3d.figures.anatomy import HEAD_CENTRE, hairline, symmetric_bumps
-from styleavatar3d.figures.shapes import Mesh, ball, grid, merge
+from styleavatar3d.figures.anatomy import HEAD_CENTRE, hairline, ramp, symmetric_bumps
+from styleavatar3d.figures.shapes import Mesh, ball, grid, mirrored
 
-_OVER_EARS = 0.16
-"""How far a curtain stands off, so that ears stay under it."""
+ByAzimuth = Callable[[Tensor], Tensor]
+Volume = Callable[[Tensor, Tensor], Tensor]
+"""Height above the skull at (azimuth, polar), radians, decimetres."""
 
-Thickness = Callable[[Tensor, float], Tensor]
+_CROWN_TO_FLOOR = 56
+"""Samples of a path of hair before it is cut to its length."""
+_FLOOR = 4.6
+
+
+class Cut(NamedTuple):
+    """A closed volume of hair."""
+
+    vertices: Float[Tensor, "vertices 3"]
+    faces: Int[Tensor, "faces 3"]
+    flow: Float[Tensor, "vertices 3"]
+    """Where colours are painted: strands run where the azimuth around the vertical through `HEAD_CENTRE` is constant,
+    from the root (above) to the tip (below)."""
 
 
 class Skull:
@@ -29,92 +44,306 @@ class Skull:
         offset = head[~ears] - HEAD_CENTRE
         self.directions, self.radii = normalize(offset, dim=1), offset.norm(dim=1)
 
-    def surface(self, directions: Float[Tensor, "... 3"], above: Tensor | float) -> Float[Tensor, "... 3"]:
-        """Points `above` decimetres over the skin in unit directions from the head's centre."""
+    def radius(self, directions: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
+        """Distance from the head's centre to the skin in unit directions."""
         cosine = directions.reshape(-1, 3) @ self.directions.T
         weight = torch.exp((cosine - 1) * 120) + 1e-9 * (cosine + 1.01)
         weight = torch.where(cosine > math.cos(0.22), weight, weight * 1e-6)
-        radius = (weight @ self.radii / weight.sum(1)).view(directions.shape[:-1])
-        return HEAD_CENTRE + directions * (radius + above)[..., None]
+        return (weight @ self.radii / weight.sum(1)).view(directions.shape[:-1])
+
+    def surface(self, directions: Float[Tensor, "... 3"], above: Tensor | float) -> Float[Tensor, "... 3"]:
+        """Points `above` decimetres over the skin in unit directions from the head's centre."""
+        return HEAD_CENTRE + directions * (self.radius(directions) + above)[..., None]
 
 
 def direction(azimuth: Tensor, polar: Tensor) -> Float[Tensor, "... 3"]:
     """Unit vectors; azimuth 0 is the face, polar 0 straight up."""
-    return torch.stack([polar.sin() * azimuth.sin(), polar.cos(), polar.sin() * azimuth.cos()], -1)
+    return torch.stack([polar.sin() * azimuth.sin(), polar.cos().expand_as(azimuth), polar.sin() * azimuth.cos()], -1)
 
 
-def sheet(
+def smooth(value: Tensor, start: float, end: float) -> Tensor:
+    """0 up to `start`, 1 from `end`, and no corner between."""
+    share = ramp(value, start, end)
+    return share * share * (3 - 2 * share)
+
+
+def join(*cuts: Cut) -> Cut:
+    """One volume of several that overlap."""
+    starts = [0]
+    for cut in cuts:
+        starts.append(starts[-1] + len(cut.vertices))
+    faces = torch.cat([cut.faces + start for cut, start in zip(cuts, starts, strict=False)])
+    return Cut(torch.cat([cut.vertices for cut in cuts]), faces, torch.cat([cut.flow for cut in cuts]))
+
+
+def azimuths(parting: float, columns: int = 60) -> Float[Tensor, "columns"]:
+    """Azimuths of paths, mirrored, close together within 9 degrees of the parting between fringe and fall."""
+    near = torch.linspace(parting - 9, parting + 9, 7)
+    rest = columns // 2 - 6
+    before = max(3, round(rest * (parting - 9) / 162))
+    front = torch.linspace(0, parting - 9, before + 1)[:-1]
+    back = torch.linspace(parting + 9, 180, rest - before + 1)[1:]
+    half = torch.cat([front, near, back]).deg2rad()
+    return torch.cat([-half.flip(0), half[1:]])
+
+
+def drape(
     skull: Skull,
-    thickness: Thickness,
+    volume: Volume,
+    end: ByAzimuth,
     *,
-    columns: int = 64,
-    rows: int = 14,
+    rows: int = 13,
+    parting: float = 57.0,
+    columns: int = 60,
+    cling: float = 0.0,
+    locks: float = 0.0,
+    count: int = 11,
+    tips: float = 0.0,
     bumps: float = 0.0,
     frequency: float = 9.0,
-    fringe: float = 0.0,
-    fall: float | None = None,
-    parting: float = 50.0,
-    flare: float = 0.0,
-) -> Mesh:
-    """A cut: `fringe` (degrees) lowers the front hairline, `fall` is the height that the curtain reaches beyond
-    `parting` degrees of azimuth, `flare` how far it leans out."""
-    azimuth = torch.linspace(-math.pi, math.pi, columns + 1)
-    limit = hairline(azimuth)
-    limit = torch.where(azimuth.abs() < math.radians(54), limit.clamp(min=math.radians(fringe)), limit)
-    layers = []
-    for row in range(rows + 1):
-        way = row / rows
-        out = direction(azimuth, limit * way)
-        lump = bumps * symmetric_bumps(HEAD_CENTRE + out, frequency)
-        layers.append(skull.surface(out, thickness(azimuth, way) + lump))
-    layers.append(skull.surface(direction(azimuth, limit * 1.015), -0.03))
-    mesh = grid(torch.stack(layers))
-    if fall is None:
-        return mesh
-    return merge(mesh, _curtain(layers[-2], azimuth, fall, parting, flare))
+) -> Cut:
+    """Hair of some `volume` down to the heights `end`. `cling` (0 .. 1) lets it follow the nape and the neck, `locks`
+    is the relief of `count` locks on either side, `tips` how far they point below the end."""
+    azimuth = azimuths(parting, columns)
+    lock = torch.cos(azimuth * count) * 0.5 + 0.5
+    path = _paths(skull, volume, azimuth, cling)
+    stop = end(azimuth) - tips * lock * ramp(azimuth.abs(), 0.9, 1.3)
+    outer = _cut_to(path, stop, rows)
+    way = torch.linspace(0, 1, rows)[:, None]
+    wave = torch.cos(azimuth * count + 0.8 * torch.sin(4 * way) * azimuth.sign()) * 0.5 - 0.5
+    relief = locks * wave * ramp(way, 0.05, 0.5) * torch.ones_like(azimuth)
+    relief = relief + bumps * symmetric_bumps(outer, frequency) * ramp(way, 0.0, 0.15)
+    out = normalize(outer - HEAD_CENTRE, dim=-1)
+    outer = outer + relief[..., None] * out
+    return _closed(skull, outer, azimuth)
 
 
-def _curtain(top: Float[Tensor, "columns 3"], azimuth: Tensor, fall: float, parting: float, flare: float) -> Mesh:
-    """Hair that falls from the hairline: an outer layer, a hem, and an inner layer that gives it a body."""
-    steps = torch.linspace(0, 1, 9)[:, None]
-    outward = torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], 1)
-    height = top[:, 1] + (fall - top[:, 1]) * steps
-    lean = flare * steps * (1 - 0.35 * steps) + _OVER_EARS * (4 * steps).clamp(max=1)
-    outer = top * torch.tensor([1.0, 0, 1]) + outward * lean[..., None]
-    outer = torch.cat([outer[..., :1], height[..., None], outer[..., 2:]], -1)
-    inner = outer - 0.14 * outward
-    points = torch.cat([outer, inner.flip(0)])
-    falls = azimuth.abs() > math.radians(parting)
-    keep = (falls[:-1] & falls[1:]).expand(len(points) - 1, -1)
-    return grid(points, keep)
+def _paths(skull: Skull, volume: Volume, azimuth: Tensor, cling: float) -> Float[Tensor, "samples columns 3"]:
+    """Paths from the crown to the floor, one for each azimuth."""
+    polar = torch.linspace(0, 2.3, _CROWN_TO_FLOOR - 12)[:, None].expand(-1, len(azimuth))
+    around = azimuth.expand_as(polar)
+    above = volume(around, polar)
+    points = skull.surface(direction(around, polar), 0.0)
+    offset = points - HEAD_CENTRE
+    points = HEAD_CENTRE + offset * (1 + above / offset.norm(dim=-1))[..., None]
+    reach = (points - HEAD_CENTRE)[..., ::2].norm(dim=-1)
+    height = points[..., 1]
+    down = torch.linspace(0, 1, 13)[1:, None]
+    height = torch.cat([height, height[-1:] + (_FLOOR - height[-1:]) * down])
+    reach = torch.cat([reach, reach[-1:].expand(12, -1)])
+    widest = reach.cummax(0).values
+    reach = widest + cling * (reach - widest)
+    aside = torch.stack([azimuth.sin(), azimuth.cos()], -1)
+    x, z = (reach[..., None] * aside).unbind(-1)
+    return torch.stack([x, height, z + HEAD_CENTRE[2]], -1)
 
 
-def _tapered(height: float, edge: float, least: float = 0.35) -> Thickness:
-    return lambda azimuth, way: torch.full_like(azimuth, height * min(1.0, (1 - way) / edge + least))
+def _cut_to(path: Tensor, stop: Float[Tensor, "columns"], rows: int) -> Float[Tensor, "rows columns 3"]:
+    """Paths that end at the heights `stop`, in `rows` even steps."""
+    step = (path[1:] - path[:-1]).norm(dim=-1)
+    length = torch.cat([torch.zeros_like(step[:1]), step.cumsum(0)])
+    falling = path[..., 1].cummin(0).values
+    whole = _interpolate((-falling).T, length.T, -stop[:, None])
+    goal = whole * torch.linspace(0, 1, rows)
+    return torch.stack([_interpolate(length.T, path[..., axis].T, goal) for axis in range(3)], -1).transpose(0, 1)
 
 
-def _short(azimuth: Tensor, way: float) -> Tensor:
-    return (0.14 + 0.1 * torch.exp(-((azimuth / 0.9) ** 2))) * min(1.0, (1 - way) / 0.2 + 0.5)
+def _interpolate(xs: Tensor, ys: Tensor, at: Tensor) -> Tensor:
+    """Piecewise-linear functions, one a row: knots (xs, ys) [rows, knots], evaluated at [rows, points]."""
+    right = torch.searchsorted(xs.contiguous(), at.contiguous()).clamp(1, xs.shape[1] - 1)
+    low, high = xs.gather(1, right - 1), xs.gather(1, right)
+    share = ((at - low) / (high - low).clamp(min=1e-9)).clamp(0, 1)
+    return ys.gather(1, right - 1).lerp(ys.gather(1, right), share)
 
 
-def _ridge(skull: Skull) -> Mesh:
-    """A crest over the middle of the head."""
-    along = torch.linspace(-0.95, 2.0, 22)
-    profile = torch.sin((along + 0.95) / 2.95 * math.pi).clamp(min=0).sqrt() * (1 + 0.08 * torch.sin(along * 14))
+def _closed(skull: Skull, outer: Float[Tensor, "rows columns 3"], azimuth: Tensor) -> Cut:
+    """Turn the ends under and lead them back into the head."""
+    hem = outer[-1]
+    around = torch.atan2(hem[:, 0], hem[:, 2] - HEAD_CENTRE[2])
+    limit = hairline(azimuth).clamp(max=math.radians(88))
+    hem_polar = torch.acos((normalize(hem - HEAD_CENTRE, dim=1)[:, 1]).clamp(-1, 1))
+    root = skull.surface(direction(around, torch.minimum(limit, hem_polar - 0.04)), -0.1)
+    aside = torch.stack([azimuth.sin(), torch.zeros_like(azimuth), azimuth.cos()], 1)
+    fallen = smooth(root[:, 1] - hem[:, 1], 0.1, 0.6)[:, None]
+    turned = hem - aside * 0.17 * fallen + torch.tensor([0.0, 0.05, 0.0]) * fallen
+    inner = torch.where(fallen > 0.02, turned, hem.lerp(root, 0.3))
+    layers = torch.cat([outer, inner[None], (0.5 * inner + 0.5 * root)[None], root[None]])
+    vertices, faces = grid(layers)
+    return Cut(vertices, faces, vertices)
+
+
+def strand(
+    path: Float[Tensor, "points 3"], radius: Float[Tensor, "points"], sides: int = 10, *, twist: float = 0.0,
+    relief: float = 0.12, flat: float = 1.0,
+) -> Cut:
+    """A closed tail of hair along a path, thinned to a point; strands run along it, `twist` radians a point."""
+    tangent = normalize(torch.gradient(path, dim=0)[0], dim=1)
+    aside = normalize(torch.linalg.cross(tangent, torch.tensor([0.1, 0.05, 1.0]).expand_as(tangent)), dim=1)
+    across = torch.linalg.cross(tangent, aside)
+    angle = torch.linspace(-math.pi, math.pi, sides + 1) + twist * torch.arange(len(path))[:, None]
+    lobes = 1 + relief * torch.cos(3 * (angle - twist * torch.arange(len(path))[:, None]))
+    ring = aside[:, None] * angle.cos()[..., None] + flat * across[:, None] * angle.sin()[..., None]
+    points = path[:, None] + (radius[:, None] * lobes)[..., None] * ring
+    closed = torch.cat([path[:1, None].expand(1, sides + 1, 3), points, path[-1:, None].expand(1, sides + 1, 3)])
+    vertices, faces = grid(closed.flip(1))
+    plain = torch.linspace(-math.pi, math.pi, sides + 1).flip(0).expand(len(path) + 2, -1)
+    along = torch.linspace(8.4, 5.4, len(path) + 2)[:, None].expand_as(plain)
+    flow = torch.stack([0.9 * plain.sin(), along, 0.9 * plain.cos() + 0.2], -1).reshape(-1, 3)
+    return Cut(vertices, faces, flow)
+
+
+def curve(knots: list[tuple[float, float, float]], points: int) -> Float[Tensor, "points 3"]:
+    """A Catmull-Rom spline through knots."""
+    knot = torch.tensor(knots)
+    knot = torch.cat([2 * knot[:1] - knot[1:2], knot, 2 * knot[-1:] - knot[-2:-1]])
+    at = torch.linspace(0, len(knots) - 1 - 1e-4, points)
+    index, t = at.long(), (at - at.floor())[:, None]
+    a, b, c, d = (knot[index + shift] for shift in range(4))
+    return 0.5 * (2 * b + (c - a) * t + (2 * a - 5 * b + 4 * c - d) * t**2 + (3 * b - a - 3 * c + d) * t**3)
+
+
+def reflected(cut: Cut) -> Cut:
+    """The same on the other side of x = 0."""
+    return Cut(*mirrored((cut.vertices, cut.faces)), cut.flow)
+
+
+def at_hairline(skull: Skull, lower: float = 0.0) -> ByAzimuth:
+    """Ends on the hairline; the forehead's at least `lower` degrees from the crown."""
+
+    def end(azimuth: Tensor) -> Tensor:
+        limit = hairline(azimuth)
+        limit = torch.where(azimuth.abs() < 0.94, limit.clamp(min=math.radians(lower)), limit)
+        return skull.surface(direction(azimuth, limit), 0.0)[..., 1]
+
+    return end
+
+
+def falling(skull: Skull, height: float, parting: float, lower: float = 0.0, rise: float = 0.0) -> ByAzimuth:
+    """Ends on the hairline before `parting` degrees, and at `height` beyond, `rise` higher at the back."""
+    front = at_hairline(skull, lower)
+
+    def end(azimuth: Tensor) -> Tensor:
+        share = smooth(azimuth.abs().rad2deg(), parting - 6, parting + 5)
+        level = height + rise * smooth(azimuth.abs(), 1.0, math.pi)
+        return front(azimuth.clamp(-0.93, 0.93)).lerp(level, share)
+
+    return end
+
+
+def tapered(height: float, edge: float = 0.25, least: float = 0.3) -> Volume:
+    """One height, less within `edge` radians of the hairline."""
+
+    def volume(azimuth: Tensor, polar: Tensor) -> Tensor:
+        return height * (least + (1 - least) * smooth(hairline(azimuth) - polar, 0.0, edge))
+
+    return volume
+
+
+def _short(azimuth: Tensor, polar: Tensor) -> Tensor:
+    top = 1 - smooth(polar, 0.6, 1.7)
+    front = torch.exp(-((azimuth / 0.8) ** 2)) * smooth(polar, 0.2, 0.9)
+    return (0.1 + 0.1 * top + 0.1 * front) * (0.35 + 0.65 * smooth(hairline(azimuth) - polar, 0.0, 0.2))
+
+
+def _quiff(azimuth: Tensor, polar: Tensor) -> Tensor:
+    wave = torch.exp(-((azimuth / 0.75) ** 2)) * torch.exp(-(((polar - 0.75) / 0.42) ** 2))
+    sides = 0.05 + 0.1 * (1 - smooth(polar, 0.5, 1.2))
+    edge = 0.4 + 0.6 * smooth(hairline(azimuth) - polar, 0.0, 0.2)
+    return sides * edge + 0.5 * wave
+
+
+def _parted(height: float, wide: float) -> Volume:
+    """A groove along the middle of the front, and room for the ears."""
+
+    def volume(azimuth: Tensor, polar: Tensor) -> Tensor:
+        groove = torch.exp(-((azimuth * polar.sin() / 0.09) ** 2)) * (azimuth.abs() < 1.5)
+        ears = torch.exp(-(((azimuth.abs() - 1.5) / 0.5) ** 2)) * smooth(polar, 0.9, 1.6)
+        return (height + wide * ears) * (1 - 0.7 * groove)
+
+    return volume
+
+
+def _afro(skull: Skull) -> Volume:
+    centre, size = torch.tensor([0.0, 7.86, 0.08]), 1.3
+
+    def volume(azimuth: Tensor, polar: Tensor) -> Tensor:
+        out = direction(azimuth, polar)
+        offset = HEAD_CENTRE - centre
+        along = (out * offset).sum(-1)
+        sphere = -along + (along**2 - (offset**2).sum() + size**2).sqrt()
+        room = (sphere - skull.radius(out)).clamp(min=0.1)
+        return room * (0.35 + 0.65 * smooth(hairline(azimuth) - polar, 0.0, 0.35))
+
+    return volume
+
+
+def _crest(skull: Skull) -> Cut:
+    """A mohawk: a fin over the middle of the head, with spikes."""
+    along = torch.linspace(-1.0, 2.05, 27)
+    profile = torch.sin((along + 1.0) / 3.05 * math.pi).clamp(min=0) ** 0.4
+    spikes = 1 + 0.16 * torch.cos(along * 13)
     rows = []
-    for side, height in ((-0.17, -0.03), (-0.12, 0.4), (0.0, 0.5), (0.12, 0.4), (0.17, -0.03)):
-        out = normalize(torch.stack([torch.full_like(along, side * 1.6), along.cos(), -along.sin()], 1), dim=1)
-        rows.append(skull.surface(out, height * profile + 0.02))
-    return grid(torch.stack(rows))
+    for side, height in ((-0.2, -0.08), (-0.16, 0.16), (-0.08, 0.5), (0.0, 0.62), (0.08, 0.5), (0.16, 0.16), (0.2, -0.08)):
+        out = normalize(torch.stack([torch.full_like(along, side), along.cos(), -along.sin()], 1), dim=1)
+        tall = height * (spikes if height > 0.2 else 1) * profile
+        rows.append(skull.surface(out, torch.where(profile > 0.01, tall, -0.08)))
+    vertices, faces = grid(torch.stack(rows))
+    around = torch.linspace(0, math.pi, len(along)).repeat(7)
+    lift = torch.tensor([7.0, 7.4, 8.0, 8.4, 8.0, 7.4, 7.0]).repeat_interleave(len(along))
+    return Cut(vertices, faces, torch.stack([around.sin(), lift, around.cos() + 0.2], 1))
 
 
-def haircuts(skull: Skull) -> dict[str, Mesh]:
+def _bun() -> Cut:
+    """A ball with a swirl of strands."""
+    vertices, faces = ball((0.0, 0.0, 0.0), 1.0, 11)
+    around = torch.atan2(vertices[:, 0], vertices[:, 2]) + 1.1 * vertices[:, 1]
+    size = 0.43 * (1 + 0.06 * torch.cos(7 * around))
+    flow = torch.stack([around.sin(), 7.5 + vertices[:, 1], around.cos() + 0.2], 1)
+    return Cut(vertices * size[:, None] * torch.tensor([1.0, 0.86, 1.0]) + torch.tensor([0.0, 8.78, -0.05]), faces, flow)
+
+
+def _tail() -> Cut:
+    """A high tail that swings to the figure's left."""
+    knots = [(0.0, 8.3, -0.3), (0.04, 8.85, -0.62), (0.16, 8.7, -1.12), (0.36, 7.8, -1.36), (0.72, 6.8, -1.18), (1.0, 5.9, -0.8)]
+    way = torch.linspace(0, 1, 22)
+    radius = 0.17 + 0.16 * torch.sin(math.pi * way.clamp(max=0.9) ** 0.8) - 0.2 * ramp(way, 0.75, 1.0)
+    band = torch.exp(-(((way - 0.14) / 0.04) ** 2))
+    return strand(curve(knots, 22), radius * (1 - 0.25 * band), 12, relief=0.1)
+
+
+def _braid() -> Cut:
+    """A braid from behind the left ear over the front of the shoulder."""
+    knots = [(0.62, 7.1, -0.2), (0.92, 6.75, -0.12), (1.14, 6.25, 0.2), (1.16, 5.7, 0.85), (1.0, 5.05, 1.3)]
+    way = torch.linspace(0, 1, 31)
+    bulge = 0.72 + 0.28 * torch.sin(way * 7 * math.pi).abs() ** 0.7
+    radius = (0.22 - 0.04 * way) * bulge
+    return strand(curve(knots, 31), radius, 8, relief=0.08)
+
+
+def haircuts(skull: Skull) -> dict[str, Cut]:
     """Every cut of `looks.ATTRIBUTES["hair"]` that is not bald."""
+    line = at_hairline(skull)
+    slick = drape(skull, tapered(0.11, 0.3), line, cling=1.0, rows=11, locks=0.03, count=15)
+    parted = drape(skull, _parted(0.13, 0.0), line, cling=1.0, rows=11, locks=0.03, count=13)
+    braid = _braid()
     return {
-        "short": sheet(skull, _short),
-        "bob": sheet(skull, _tapered(0.2, 0.1), fringe=76, fall=6.35, parting=52, flare=0.1),
-        "long": sheet(skull, _tapered(0.18, 0.1), fall=5.0, parting=64, flare=0.25),
-        "afro": sheet(skull, _tapered(0.5, 0.2, 0.4), columns=80, rows=20, bumps=0.05, frequency=13.0),
-        "mohawk": _ridge(skull),
-        "bun": merge(sheet(skull, _tapered(0.1, 0.25)), ball((0.0, 8.5, -0.72), 0.38)),
+        "buzz cut": drape(skull, tapered(0.045, 0.08, 0.6), line, cling=1.0),
+        "short": drape(skull, _short, line, cling=1.0, locks=0.07, count=9),
+        "quiff": drape(skull, _quiff, line, cling=1.0, locks=0.05, count=9, columns=64),
+        "bob": drape(
+            skull, _parted(0.2, 0.16), falling(skull, 6.35, 50, lower=72, rise=0.05), parting=50, rows=17,
+            locks=0.05, tips=0.06, cling=0.25,
+        ),
+        "long": drape(
+            skull, _parted(0.18, 0.16), falling(skull, 4.95, 55), parting=55, rows=20, locks=0.06, tips=0.1, cling=0.2
+        ),
+        "ponytail": join(slick, _tail()),
+        "bun": join(slick, _bun()),
+        "afro": drape(skull, _afro(skull), line, rows=16, cling=1.0, bumps=0.06, frequency=11.0, columns=70),
+        "mohawk": _crest(skull),
+        "curly": drape(
+            skull, _parted(0.3, 0.1), falling(skull, 6.6, 52, lower=66), parting=52, rows=18, columns=68, bumps=0.11,
+            frequency=9.0, cling=0.5,
+        ),
+        "braids": join(parted, braid, reflected(braid)),
     }
