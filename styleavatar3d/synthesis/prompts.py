@@ -15,7 +15,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from styleavatar3d.assets import assets
-from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, visible_attributes
+from styleavatar3d.figures.looks import ATTRIBUTES, BACKGROUNDS, STYLES, Look, visible_attributes
 from styleavatar3d.shards.schema import mirror_words
 
 __all__ = ["Prompt", "compose", "mirror_words", "view_name", "view_words", "vocabulary", "words"]
@@ -54,17 +54,22 @@ def view_words(yaw: float, pitch: float) -> str:
     return ", ".join(parts)
 
 
-def compose(look: Look, style: str, yaw: float, pitch: float, *, drop: Collection[str] = ()) -> Prompt:
-    """The prompt of `look` drawn in `style` and seen from `yaw`, `pitch` (degrees).
+def compose(
+    look: Look, style: str, yaw: float, pitch: float, *, drop: Collection[str] = (), background: str = BACKGROUNDS[0]
+) -> Prompt:
+    """The prompt of `look` drawn in `style` on `background` and seen from `yaw`, `pitch` (degrees).
 
-    Only what a viewer could check is said (`visible_attributes`). `drop` names parts to leave out: attributes,
-    "style", "kind" or "view"; without "view" nothing is known to be hidden and the negative is empty.
+    Only what a viewer could check is said (`visible_attributes`), and a background only if it is not the plain one.
+    `drop` names parts to leave out: attributes, "style", "kind" or "view"; without "view" nothing is known to be
+    hidden and the negative is empty.
     """
     said = {
         name: value
         for name, value in visible_attributes(look, style, yaw).items()
         if name not in drop and value not in _UNSAID
     }
+    if background != BACKGROUNDS[0]:
+        said["background"] = background
     if look.hair == "bald":
         said.pop("hair_color", None)  # it is the beard's
     parts = [_subject(look, style, said, drop), *_attribute_phrases(said)]
@@ -82,14 +87,20 @@ def _subject(look: Look, style: str, said: dict[str, str], drop: Collection[str]
     template = wording()["subject"]
     if "style" in drop:
         template = template.replace("{style} style ", "")
+    if kind not in ("", "human"):
+        person = ""
     text = template.format(style=style, age=age, kind="" if kind == "human" else kind, person=person)
     return re.sub(r"\ba(?= [aeiou])", "an", " ".join(text.split()))
 
 
 def _attribute_phrases(said: dict[str, str]) -> list[str]:
     phrases, exceptions = wording()["phrases"], wording()["exceptions"]
-    names = [name for name in phrases if name in said or (name == "hair" and "hair_color" in said)]
-    return [exceptions.get(said.get(name, "")) or _fill(phrases[name], said) for name in names]
+    names = [name for name, phrase in phrases.items() if {name, *_places(phrase)} & set(said)]
+    return [exceptions.get(said.get(name, "")) or _fill(phrases[name], wording()["defaults"] | said) for name in names]
+
+
+def _places(phrase: str) -> list[str]:
+    return re.findall(r"\{(\w+)\}", phrase)
 
 
 def _fill(template: str, said: dict[str, str]) -> str:
@@ -101,7 +112,7 @@ def vocabulary() -> tuple[str, ...]:
     """Every word a prompt can contain, and the synonyms a user may type; lower case, sorted, without repetition."""
     said = wording()
     sentences = ["an", said["subject"], said["person"], *said["children"].values(), said["synonyms"], *STYLES]
-    sentences += [*said["phrases"].values(), *said["exceptions"].values()]
+    sentences += [*said["phrases"].values(), *said["exceptions"].values(), *said["defaults"].values(), *BACKGROUNDS]
     sentences += [value for values in ATTRIBUTES.values() for value in values]
     for view in said["views"].values():
         sentences += [view["words"], *view["hides"]]
