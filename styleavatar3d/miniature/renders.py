@@ -24,7 +24,7 @@ from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views,
 from styleavatar3d.figures.heads import Figure
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, draw_look
 from styleavatar3d.figures.rasterize import GBuffer, rasterize
-from styleavatar3d.miniature.styles import shade
+from styleavatar3d.miniature.styles import VIEW_DEPENDENT_STYLES, outline, shade
 from styleavatar3d.runtime.random import key, uniform
 
 BACKGROUND = 127
@@ -49,6 +49,8 @@ class RenderedView:
     parts: UInt8[Tensor, "size size"]
     """Ids of `figures.heads`; NO_PART outside."""
     guidance: GuidedView
+    view_dependent: bool
+    """Whether the style draws what belongs to the picture and not to the figure: an outline."""
 
 
 def render_view(figure: Figure, style: str, camera: Camera, size: int = 64, supersample: int = 2) -> RenderedView:
@@ -66,14 +68,17 @@ def render_views(
     normals = torch.nn.functional.normalize(buffer.interpolate(figure.normals), dim=1)
     normals = _towards(normals, buffer, figure, labels)
     canonical = buffer.interpolate(figure.canonical)
-    colors, parts = shade(figure.look, style, canonical, normals, figure.parts[buffer.face])
+    colors, parts = shade(figure, style, canonical, normals, figure.parts[buffer.face])
+    if style in VIEW_DEPENDENT_STYLES:
+        colors = colors * (1 - 0.92 * outline(buffer, normals, parts))[:, None]
     image = to_uint8(shrink(buffer.image(colors * 255, float(BACKGROUND)), supersample))
     normal = torch.nn.functional.normalize(shrink(buffer.image(normals, 0.0), supersample), dim=-1)
     part = buffer.image(parts.to(torch.uint8), NO_PART)
     part = part.view(len(labels), size, supersample, size, supersample).transpose(2, 3).flatten(3).amin(-1)
     guides = guided_views(figure, buffer, labels, supersample)
     return [
-        RenderedView(image[i], guide.mask, guide.depth, normal[i], part[i], guide) for i, guide in enumerate(guides)
+        RenderedView(image[i], guide.mask, guide.depth, normal[i], part[i], guide, style in VIEW_DEPENDENT_STYLES)
+        for i, guide in enumerate(guides)
     ]
 
 

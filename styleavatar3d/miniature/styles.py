@@ -1,219 +1,299 @@
-"""Four art styles, as shaders. What is painted is a function of template coordinates, and lights stand still around the
-figure, mirrored on both sides: a point has one colour whatever camera sees it, so views agree in three dimensions."""
+"""Ten art styles, as shaders of one kind of surface.
+
+Paint is a function of template coordinates, and lights stand still around the figure, mirrored on both sides: a point
+has one colour whatever camera sees it, so views agree in three dimensions. The ink of "cel" is the one exception.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.anatomy import (
-    beard_mask,
-    brow_mask,
-    lips_mask,
-    ramp,
-    scalp_mask,
-    shirt_mask,
-    symmetric_bumps,
-)
-from styleavatar3d.figures.heads import ANTENNA, EYE, FRAME, HAIR, LASH, LENS, SHIRT, SKIN
-from styleavatar3d.figures.looks import STYLES, Look
+from styleavatar3d.figures.anatomy import ramp, shirt_mask, symmetric_bumps
+from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL, SHIRT, SKIN, TEETH, Figure
+from styleavatar3d.figures.looks import STYLES
+from styleavatar3d.figures.rasterize import GBuffer
+from styleavatar3d.miniature.facets import cube_faces, facet_normals
+from styleavatar3d.miniature.paint import PLASTER, paint, palette
 
-SKIN_COLORS = {
-    "pale": (0.98, 0.83, 0.75),
-    "tan": (0.85, 0.62, 0.45),
-    "brown": (0.58, 0.37, 0.24),
-    "dark": (0.33, 0.21, 0.15),
-    "blue": (0.25, 0.52, 0.92),
-    "green": (0.36, 0.74, 0.32),
-}
-HAIR_COLORS = {
-    "black": (0.08, 0.07, 0.08),
-    "brown": (0.34, 0.19, 0.09),
-    "blonde": (0.93, 0.74, 0.33),
-    "red": (0.74, 0.25, 0.07),
-    "white": (0.88, 0.88, 0.90),
-    "pink": (0.96, 0.42, 0.66),
-    "blue": (0.15, 0.30, 0.80),
-}
-EYE_COLORS = {
-    "brown": (0.36, 0.18, 0.06),
-    "blue": (0.15, 0.42, 0.90),
-    "green": (0.16, 0.58, 0.24),
-    "yellow": (0.98, 0.82, 0.10),
-}
-SHIRT_COLORS = {
-    "red": (0.84, 0.12, 0.12),
-    "blue": (0.14, 0.30, 0.80),
-    "green": (0.12, 0.55, 0.25),
-    "yellow": (0.96, 0.80, 0.15),
-    "white": (0.94, 0.94, 0.94),
-    "black": (0.11, 0.11, 0.13),
-    "purple": (0.48, 0.18, 0.66),
-}
-_INK = (0.06, 0.05, 0.06)
-_GOLD = (0.92, 0.74, 0.22)
+VIEW_DEPENDENT_STYLES = ("cel",)
+"""Styles whose pictures hold something that belongs to the picture and not to the figure: an outline."""
+
+
+@dataclass(frozen=True)
+class Surface:
+    """Visible points of a figure: template coordinates, unit world normals, part ids with the shirt told apart."""
+
+    figure: Figure
+    points: Float[Tensor, "points 3"]
+    normals: Float[Tensor, "points 3"]
+    parts: Int[Tensor, "points"]
+
+    def painted(self, points: Tensor | None = None) -> Float[Tensor, "points 3"]:
+        """Colours in [0, 1] before light; as if the points lay elsewhere, for styles that move their paint."""
+        look = self.figure.look
+        return paint(look, palette(look), self.points if points is None else points, self.parts)
+
+    def toned(self) -> Float[Tensor, "points"]:
+        """Light and dark of the paint where the material has no colours."""
+        return paint(self.figure.look, PLASTER, self.points, self.parts)[:, 0]
+
+    def are(self, *parts: int) -> Float[Tensor, "points"]:
+        """1 at points of these parts."""
+        found = self.parts == parts[0]
+        for part in parts[1:]:
+            found = found | (self.parts == part)
+        return found.to(self.points)
+
+    def metal(self) -> Float[Tensor, "points"]:
+        """1 where the thing itself is of metal, whatever the style."""
+        return self.are(SKIN, METAL) if self.figure.look.kind == "robot" else self.are(METAL)
 
 
 def shade(
-    look: Look,
+    figure: Figure,
     style: str,
     points: Float[Tensor, "points 3"],
     normals: Float[Tensor, "points 3"],
     parts: Int[Tensor, "points"],
 ) -> tuple[Float[Tensor, "points 3"], Int[Tensor, "points"]]:
-    """Colours in [0, 1] of surface points (template coordinates, world normals), and parts, the shirt told apart."""
+    """Colours in [0, 1] of surface points (template coordinates, world normals), and parts, the shirt told apart.
+
+    Raises StyleAvatarError for a style that is not one of `looks.STYLES`.
+    """
+    if style not in _SHADERS:
+        raise StyleAvatarError("unknown style", got=style, expected=", ".join(STYLES))
     parts = torch.where((parts == SKIN) & (shirt_mask(points) > 0.5), SHIRT, parts)
-    if style == "cartoon":
-        return _cartoon(paint(look, points, parts), normals).clamp(0, 1), parts
-    if style == "clay":
-        return _clay(paint(look, points, parts), points, normals).clamp(0, 1), parts
-    if style == "marble":
-        return _marble(look, paint(look, points, parts), points, normals, parts).clamp(0, 1), parts
-    if style == "cel":
-        return _cel(paint(look, points, parts), normals).clamp(0, 1), parts
-    raise StyleAvatarError("unknown style", got=style, expected=", ".join(STYLES))
+    return _SHADERS[style](Surface(figure, points, normals, parts)).clamp(0, 1), parts
 
 
-def _cartoon(color: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
-    return color * (0.42 + 0.5 * _sky(normals) + 0.3 * _front(normals))[:, None] + 0.1 * _gloss(normals)[:, None]
+def outline(
+    buffer: GBuffer, normals: Float[Tensor, "covered 3"], parts: Int[Tensor, "covered"]
+) -> Float[Tensor, "covered"]:
+    """1 where ink is drawn: on the nearer side of steps in depth, between parts, and in sharp folds.
+
+    The line is as wide as 1/64 of the picture's side, at least one pixel of the buffer.
+    """
+    depth, part = buffer.depth(), buffer.image(parts, -1)
+    part = torch.where((part == LASH) | (part == LENS), SKIN, part)
+    normal = buffer.image(normals, 0.0)
+    ink = torch.zeros_like(depth)
+    for reach in range(1, max(1, buffer.size // 128) + 1):
+        for axis in (1, 2):
+            for step in (-reach, reach):
+                ink = torch.maximum(ink, _edge(depth, part, normal, step, axis, inside=reach == 1))
+    return ink.view(-1)[buffer.pixel]
 
 
-def _clay(color: Tensor, points: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
-    """Colours kneaded into one warm mass, matte, with the marks of fingers."""
-    muted = 0.62 * color + 0.38 * color.mean(1, keepdim=True) * color.new_tensor((1.0, 0.93, 0.86)) + 0.06
-    marks = 1 + 0.05 * symmetric_bumps(points, 17.0) + 0.03 * symmetric_bumps(points, 41.0)
-    return muted * marks[:, None] * (0.34 + 0.46 * _sky(normals) + 0.34 * _front(normals))[:, None]
-
-
-def _marble(look: Look, color: Tensor, points: Tensor, normals: Tensor, parts: Tensor) -> Float[Tensor, "points 3"]:
-    """White stone with veins; of the colours only a little of their light and dark stays, as if carved deeper."""
-    x, y, z = points.unbind(1)
-    wave = torch.sin(y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 2.2 * torch.cos(x * 2.6) + 0.6)
-    vein = (1 - wave.abs()).clamp(min=0) ** 6
-    whole = color.new_tensor(SKIN_COLORS[look.skin]).mean()
-    carved = torch.where(parts == SKIN, (color.mean(1) / whole).clamp(max=1), 0.5 * color.mean(1) + 0.3)
-    carved = torch.where(parts == EYE, color.mean(1), carved)
-    carved = torch.where((parts == LENS) | (parts == FRAME) | (parts == LASH), 0.0, carved)
-    deep = torch.where((parts == EYE) | (parts == LENS) | (parts == FRAME), 0.6, 0.36)
-    stone = (0.92 - 0.2 * vein) * (1 - deep + deep * carved)
-    light = 0.38 + 0.42 * _sky(normals) + 0.3 * _front(normals)
-    return (stone * light)[:, None] * color.new_tensor((1.0, 0.985, 0.955)) + 0.08 * _gloss(normals)[:, None]
-
-
-def _cel(color: Tensor, normals: Tensor) -> Float[Tensor, "points 3"]:
-    """Flat, saturated paint in three bands."""
-    light = 0.45 * _sky(normals) + 0.6 * _front(normals)
-    band = torch.where(light > 0.62, 1.1, torch.where(light > 0.3, 0.86, 0.58))
-    grey = color.mean(1, keepdim=True)
-    return (grey + 1.25 * (color - grey)).clamp(0, 1) * band[:, None]
+def _edge(depth: Tensor, part: Tensor, normal: Tensor, step: int, axis: int, inside: bool) -> Tensor:
+    """Ink at pixels whose neighbour `step` away lies behind them; `inside` also where it is another part or a fold."""
+    beyond = depth.roll(step, axis)
+    edge = beyond - depth > 0.03
+    if inside:
+        drawn = (part >= 0) & (part.roll(step, axis) >= 0) & (part != EYE)
+        fold = (normal * normal.roll(step, axis)).sum(-1) < 0.25
+        edge = edge | (drawn & ((part > part.roll(step, axis)) | fold))
+    return edge.to(depth)
 
 
 def _sky(normals: Tensor) -> Float[Tensor, "points"]:
     return 0.5 + 0.5 * normals[:, 1]
 
 
-def _front(normals: Tensor) -> Float[Tensor, "points"]:
-    """A soft light before and above the face, and a weaker one behind."""
+def _key(normals: Tensor) -> Float[Tensor, "points"]:
+    """A soft lamp before and above the face, and a weaker one behind."""
     before = ((normals @ normals.new_tensor((0.0, 0.5, 0.866)) + 0.3) / 1.3).clamp(0, 1)
-    behind = (normals @ normals.new_tensor((0.0, 0.5, -0.866))).clamp(0, 1)
-    return torch.maximum(before, 0.5 * behind)
+    behind = (normals @ normals.new_tensor((0.0, 0.6, -0.8))).clamp(0, 1)
+    return torch.maximum(before, 0.62 * behind)
 
 
-def _gloss(normals: Tensor) -> Float[Tensor, "points"]:
-    """Highlights of two lamps, one on each side."""
-    lamp = torch.stack([normals[:, 0].abs(), normals[:, 1], normals[:, 2]], 1) @ normals.new_tensor((0.45, 0.7, 0.55))
-    return lamp.clamp(0, 1) ** 16
+def _lamps(normals: Tensor, toward: tuple[float, float, float]) -> Float[Tensor, "points"]:
+    """Cosine to the nearer of two lamps, one on each side."""
+    x, y, z = toward
+    return (x * normals[:, 0].abs() + y * normals[:, 1] + z * normals[:, 2]).clamp(0, 1)
 
 
-def paint(look: Look, points: Float[Tensor, "points 3"], parts: Int[Tensor, "points"]) -> Float[Tensor, "points 3"]:
-    """Colours before light. `parts` has the shirt told apart."""
-    hair = points.new_tensor(HAIR_COLORS[look.hair_color])
-    color = torch.empty_like(points)
-    painters = {
-        SKIN: lambda p: _skin(look, p, hair),
-        EYE: lambda p: _eye(look, p),
-        LASH: lambda p: p.new_tensor(_INK).expand_as(p),
-        HAIR: lambda p: _hair(look, p, hair),
-        SHIRT: lambda p: _shirt(look, p),
-        FRAME: lambda p: p.new_tensor(_GOLD if look.skin in ("brown", "dark") else _INK).expand_as(p),
-        LENS: lambda p: p.new_tensor(_INK).expand_as(p),
-        ANTENNA: lambda p: _antenna(look, p),
-    }
-    for part, painter in painters.items():
-        here = torch.nonzero(parts == part).squeeze(1)
-        if len(here):
-            color[here] = painter(points[here])
-    return color
+def _gloss(normals: Tensor, sharpness: int = 16) -> Float[Tensor, "points"]:
+    """Highlights of two lamps before the figure, and of two behind it."""
+    before = _lamps(normals, (0.42, 0.68, 0.60))
+    return torch.maximum(before, 0.8 * _lamps(normals, (0.38, 0.68, -0.63))) ** sharpness
 
 
-def _mix(color: Tensor, share: Float[Tensor, "points"], other: Tensor) -> Float[Tensor, "points 3"]:
-    return color + share[:, None] * (other - color)
+def _rim(normals: Tensor) -> Float[Tensor, "points"]:
+    """Light that grazes both sides."""
+    return _lamps(normals, (0.90, 0.15, -0.40)) ** 3
 
 
-def _skin(look: Look, points: Tensor, hair: Tensor) -> Float[Tensor, "points 3"]:
+def _chrome(normals: Tensor) -> Float[Tensor, "points"]:
+    """The studio mirrored in metal: a pale floor, a dark horizon, a bright sky with a strip of light."""
+    y = normals[:, 1] + 0.25 * normals[:, 2].abs()
+    strip = torch.exp(-(((y - 0.62) / 0.10) ** 2))
+    return 0.62 - 0.34 * torch.exp(-(((y - 0.08) / 0.20) ** 2)) + 0.36 * ramp(y, 0.15, 0.5) + 0.45 * strip
+
+
+def _tinted(share: Tensor, tint: tuple[float, float, float]) -> Float[Tensor, "points 3"]:
+    return share[:, None] * share.new_tensor(tint)
+
+
+def _saturated(color: Tensor, by: float) -> Tensor:
+    grey = color.mean(1, keepdim=True)
+    return (grey + by * (color - grey)).clamp(0, 1)
+
+
+def _metallic(surface: Surface, color: Tensor) -> Tensor:
+    """Reflections on what is of metal."""
+    shine = surface.metal()
+    return color * (1 + shine * (1.25 * _chrome(surface.normals) - 0.9))[:, None]
+
+
+def _cartoon(surface: Surface) -> Float[Tensor, "points 3"]:
+    """An animated film: a warm key, a cool sky, light that bleeds through skin, a soft rim."""
+    normals, color = surface.normals, surface.painted()
+    key, sky = _key(normals), _sky(normals)
+    light = 0.30 + _tinted(0.62 * key, (1.05, 1.0, 0.93)) + _tinted(0.30 * sky, (0.92, 0.98, 1.1))
+    bleeding = surface.are(SKIN) * (1 - surface.metal()) * 4 * key * (1 - key)
+    light = light + _tinted(0.10 * bleeding, (1.0, 0.35, 0.25))
+    shiny = 0.10 + 0.22 * surface.are(HAIR) + 0.5 * surface.are(EYE, TEETH, FRAME)
+    lit = _metallic(surface, color) * light
+    return lit + _tinted(0.16 * _rim(normals), (0.9, 0.95, 1.0)) + (shiny * _gloss(normals))[:, None]
+
+
+def _cel(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Flat, saturated paint in three bands, shadows turned to blue."""
+    light = 0.45 * _sky(surface.normals) + 0.6 * _key(surface.normals)
+    light = light + surface.metal() * (0.7 * _chrome(surface.normals) - 0.45)
+    lit, dim = (light > 0.70)[:, None], (light > 0.38)[:, None]
+    tone = light.new_tensor
+    band = torch.where(lit, tone((1.12, 1.12, 1.08)), torch.where(dim, tone((0.90,) * 3), tone((0.58, 0.56, 0.70))))
+    glint = (surface.are(HAIR, HAT, METAL) * (_gloss(surface.normals, 8) > 0.72))[:, None]
+    return _saturated(surface.painted(), 1.3) * band + 0.16 * glint
+
+
+def _clay(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Colours kneaded into one warm mass, matte, with the dents of thumbs and the marks of fingers."""
+    points = surface.points
+    dents = torch.stack([symmetric_bumps(points + 0.7 * i, 7.0 + i) for i in range(3)], 1)
+    side = torch.where(points[:, :1] < 0, -1.0, 1.0)
+    dents = torch.cat([dents[:, :1] * side, dents[:, 1:]], 1)
+    calm = 1 - 0.7 * surface.are(EYE, TEETH, FRAME, LENS)
+    normals = torch.nn.functional.normalize(surface.normals + 0.26 * calm[:, None] * dents, dim=1)
+    color = surface.painted()
+    muted = 0.66 * color + 0.34 * color.mean(1, keepdim=True) * color.new_tensor((1.0, 0.90, 0.80)) + 0.05
+    whorl = torch.sin(52.0 * (points[:, 1] + 0.25 * dents[:, 1])) * ramp(dents[:, 2], 0.1, 0.6)
+    light = 0.30 + 0.42 * _sky(normals) + 0.44 * _key(normals)
+    return muted * (light * (1 + 0.045 * calm * whorl))[:, None]
+
+
+def _veins(points: Tensor) -> Float[Tensor, "points"]:
+    """Where dark veins run through stone: thin lines of a folded field, wide and narrow ones."""
+    x, y, z = points.unbind(1)
+    fold = torch.sin(y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 2.2 * torch.cos(x * 2.6) + 0.6)
+    fine = torch.sin(y * 5.1 - 2 * torch.sin(z * 3.1) + 3.0 * torch.cos(x * 3.3 + 1.5 * fold))
+    return (1 - fold.abs()) ** 6 + 0.5 * (1 - fine.abs()) ** 9
+
+
+def _marble(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Polished white stone with grey veins; of the paint its light and dark stays, as if carved deeper."""
+    normals, tone = surface.normals, surface.toned()
+    stone = (0.30 + 0.83 * tone) * (1 - 0.26 * _veins(surface.points))
+    light = 0.36 + 0.36 * _sky(normals) + 0.34 * _key(normals)
+    return _tinted(stone * light, (1.0, 0.985, 0.955)) + (0.16 * _gloss(normals, 24))[:, None]
+
+
+def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Dark metal, bright where hands have polished it, green where rain has stood."""
+    normals, tone = surface.normals, surface.toned()
+    level = tone * (0.24 + 0.42 * _key(normals) + 0.34 * _chrome(normals))
+    dark, middle, bright = (tone.new_tensor(c) for c in ((0.10, 0.05, 0.03), (0.60, 0.34, 0.13), (1.0, 0.80, 0.46)))
+    low, high = ramp(level, 0.05, 0.48)[:, None], ramp(level, 0.48, 0.95)[:, None]
+    metal = dark + low * (middle - dark) + high * (bright - middle)
+    streaks = symmetric_bumps(surface.points * surface.points.new_tensor((1.0, 0.35, 1.0)), 6.0)
+    patina = ramp(streaks + 0.45 * symmetric_bumps(surface.points, 19.0), 0.35, 0.75) * ramp(0.75 - _sky(normals), -0.1, 0.3)
+    metal = metal + (0.55 * patina)[:, None] * (_tinted(0.35 + 0.6 * level, (0.42, 0.78, 0.66)) - metal)
+    return metal + _tinted(0.55 * tone * _gloss(normals, 20), (1.0, 0.86, 0.6))
+
+
+def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Flat facets, each under its own light."""
+    normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
+    light = 0.26 + 0.34 * _sky(normals) + 0.52 * _key(normals) + 0.16 * _rim(normals)
+    plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
+    light = light * (1 + 0.13 * (1 - plain) * chance)
+    return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
+
+
+def _voxel(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Little cubes, each in one colour, under light from three directions."""
+    centres, normals, seam, chance = cube_faces(surface.points, surface.normals, 0.12)
+    fine, _, _, _ = cube_faces(surface.points, surface.normals, 0.06)
+    small = surface.are(EYE) + surface.are(SKIN) * (surface.points[:, 2] > 0.9)
+    color = surface.painted(torch.where((small > 0)[:, None], fine, centres))
+    up, side, front = (normals[:, 1], normals[:, 0].abs(), normals[:, 2])
+    light = 0.80 + 0.30 * up.clamp(min=0) - 0.34 * (-up).clamp(min=0) + 0.18 * front.clamp(min=0) - 0.16 * side
+    light = light - 0.06 * (-front).clamp(min=0)
+    return _saturated(_metallic(surface, color), 1.1) * (light * (1 - 0.2 * seam) * (1 + 0.06 * chance))[:, None]
+
+
+def _watercolour(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Washes over paper: edges that wander and dry darker, pigment that settles in the grain, lights left white."""
+    points, normals = surface.points, surface.normals
+    blot, grain = symmetric_bumps(points, 4.3), symmetric_bumps(points, 57.0)
+    calm = surface.are(EYE, TEETH, LENS, FRAME)
+    wander = (1 - calm) * 0.03 * symmetric_bumps(points + 1.7, 13.0)
+    moved = points + wander[:, None] * points.new_tensor((0.0, 1.0, 1.0))
+    color = surface.painted(moved).clamp(min=0.03)
+    light = 0.62 * _key(normals) + 0.38 * _sky(normals) + 0.07 * symmetric_bumps(points, 9.0)
+    first, second = ramp(0.62 - light, 0.0, 0.05), ramp(0.36 - light, 0.0, 0.05)
+    tide = torch.exp(-(((light - 0.60) / 0.025) ** 2)) + torch.exp(-(((light - 0.345) / 0.025) ** 2))
+    density = 0.56 + 0.15 * blot + 0.30 * first + 0.38 * second + 0.22 * tide + 0.10 * grain
+    density = density * (1 - 0.65 * ramp(light, 0.86, 0.95)) * (1 - calm) + 0.9 * calm
+    cool = 1 - _tinted(0.10 * first + 0.10 * second, (1.0, 0.75, 0.1))
+    return color ** density[:, None] * cool * points.new_tensor((0.985, 0.970, 0.935))
+
+
+def _toy(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Moulded plastic: each part in one bright colour, hard highlights, a rim of light."""
+    normals, color = surface.normals, surface.painted()
+    moulded = surface.are(HAIR)[:, None]
+    color = color + 0.75 * moulded * (color.new_tensor(palette(surface.figure.look).hair) - color)
+    light = 0.46 + 0.40 * _key(normals) + 0.22 * _sky(normals)
+    lamp = torch.maximum(_lamps(normals, (0.42, 0.62, 0.66)), _lamps(normals, (0.36, 0.70, -0.62)))
+    window = ramp(lamp, 0.955, 0.968) * 0.62 + 0.22 * lamp**10
+    edge = 0.40 * _rim(normals)
+    lit = _metallic(surface, _saturated(color, 1.32)) * light[:, None]
+    return lit + _tinted(edge, (0.75, 0.88, 1.0)) + window[:, None]
+
+
+def _pencil(surface: Surface) -> Float[Tensor, "points 3"]:
+    """Graphite on white paper: strokes one way in half shade, across them in shade, smudged where it is darkest."""
+    points, normals = surface.points, surface.normals
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    skin = points.new_tensor(SKIN_COLORS[look.skin])
-    face = (z > 0.5).float()
-    color = skin.expand_as(points)
-    color = _mix(color, 0.22 * ramp(6.2 - y, 0.0, 0.25), 0.5 * skin)
-    if look.kind == "human":
-        cheek = torch.exp(-(((x - 0.5) / 0.2) ** 2) - ((y - 6.9) / 0.16) ** 2) * face
-        color = _mix(color, 0.3 * cheek, skin * points.new_tensor((1.0, 0.55, 0.5)))
-    rouge = (0.78, 0.16, 0.2) if look.gender == "woman" else (0.62, 0.28, 0.24)
-    lips = points.new_tensor(rouge) if look.kind == "human" else 0.4 * skin
-    color = _mix(color, 0.85 * lips_mask(points), 0.75 * lips + 0.25 * skin)
-    if look.smile:
-        teeth = ramp(1 - ((x / 0.23) ** 2 + ((y - 6.615) / 0.045) ** 2), 0.0, 0.4) * (z > 1.2)
-        color = _mix(color, teeth, points.new_tensor((0.97, 0.97, 0.95)))
-    socket = torch.exp(-(((x - 0.31) / 0.24) ** 4) - ((y - 7.3) / 0.15) ** 4) * face
-    color = _mix(color, 0.3 * socket, 0.5 * skin)
-    nostril = torch.exp(-(((x - 0.1) / 0.06) ** 2) - ((y - 6.83) / 0.035) ** 2) * (z > 1.3)
-    color = _mix(color, 0.6 * nostril, 0.35 * skin)
-    if look.hair not in ("bald", "mohawk"):
-        color = _mix(color, 0.95 * scalp_mask(points), hair)
-    if look.beard != "none":
-        color = _mix(color, beard_mask(points, look.beard), hair * _strands(points, 0.12))
-    if look.kind == "human":
-        brow = 0.75 * hair if look.hair_color != "black" else points.new_tensor(_INK)
-        color = _mix(color, 0.95 * brow_mask(points), brow)
-    return color
+    wobble = 0.05 * symmetric_bumps(points, 5.0)
+    tone = surface.toned() * (0.30 + 0.52 * _key(normals) + 0.34 * _sky(normals))
+    first = 0.5 + 0.5 * torch.sin(33.0 * (0.75 * x + y + 0.55 * z + wobble))
+    second = 0.5 + 0.5 * torch.sin(37.0 * (0.8 * x - y + 0.6 * z - wobble))
+    shade = ramp(0.86 - tone, 0.0, 0.5)
+    strokes = 0.75 * shade * ramp(first, 0.95 - 1.15 * shade, 1.05 - 0.8 * shade)
+    cross = ramp(0.48 - tone, 0.0, 0.3)
+    strokes = strokes + 0.45 * cross * ramp(second, 0.8 - cross, 1.0 - 0.6 * cross)
+    smudge = 0.22 * shade + 0.30 * ramp(0.26 - tone, 0.0, 0.2)
+    grain = 0.03 * symmetric_bumps(points, 61.0)
+    grey = 0.97 - (strokes + smudge).clamp(0, 0.88) + grain
+    return _tinted(grey, (1.0, 0.995, 0.985))
 
 
-def _eye(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
-    """White, iris, pupil, and a painted glint."""
-    x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    radius = ((x - 0.3) ** 2 + (y - 7.28) ** 2).sqrt()
-    front = (z > 1.25).float()
-    iris = points.new_tensor(EYE_COLORS[look.eyes])
-    color = points.new_tensor((0.97, 0.97, 0.97)).expand_as(points)
-    color = _mix(color, ramp(0.098 - radius, 0.0, 0.01) * front, 0.45 * iris)
-    color = _mix(color, ramp(0.086 - radius, 0.0, 0.01) * front, iris)
-    color = _mix(color, ramp(0.045 - radius, 0.0, 0.008) * front, points.new_tensor(_INK))
-    glint = ((x - 0.325) ** 2 + (y - 7.32) ** 2).sqrt()
-    return _mix(color, ramp(0.024 - glint, 0.0, 0.008) * front, points.new_tensor((1.0, 1.0, 1.0)))
-
-
-def _strands(points: Tensor, depth: float) -> Float[Tensor, "points 1"]:
-    """Light and dark along locks of hair."""
-    around = torch.atan2(points[:, 0].abs(), points[:, 2] - 0.2)
-    return (1 + depth * torch.sin(18 * around + 4 * torch.sin(points[:, 1] * 3)))[:, None]
-
-
-def _hair(look: Look, points: Tensor, hair: Tensor) -> Float[Tensor, "points 3"]:
-    if look.hair == "afro":
-        return (hair + 0.02) * (1 + 0.22 * symmetric_bumps(points, 15.0))[:, None]
-    return (hair + 0.02) * _strands(points, 0.16)
-
-
-def _shirt(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
-    """Plain cloth with a darker collar."""
-    color = points.new_tensor(SHIRT_COLORS[look.shirt_color]).expand_as(points)
-    from_neck = (points[:, 0] ** 2 + (0.8 * (points[:, 2] - 0.05)) ** 2).sqrt()
-    collar = ramp(0.86 - from_neck, 0.0, 0.03) * (points[:, 1] > 5.3)
-    return _mix(color, 0.35 * collar, 0.3 * color)
-
-
-def _antenna(look: Look, points: Tensor) -> Float[Tensor, "points 3"]:
-    skin = points.new_tensor(SKIN_COLORS[look.skin])
-    knob = ramp(points[:, 1], 8.68, 8.74)
-    return _mix((0.8 * skin).expand_as(points), knob, points.new_tensor(_GOLD))
+_SHADERS: dict[str, Callable[[Surface], Tensor]] = {
+    "cartoon": _cartoon,
+    "cel": _cel,
+    "clay": _clay,
+    "marble": _marble,
+    "bronze": _bronze,
+    "low-poly": _low_poly,
+    "voxel": _voxel,
+    "watercolour": _watercolour,
+    "toy": _toy,
+    "pencil": _pencil,
+}

@@ -1,0 +1,84 @@
+"""Smooth surfaces as if cut into flat facets or built of little cubes; functions of the point, not of the camera."""
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.nn.functional import normalize
+
+from styleavatar3d.figures.heads import Figure
+
+_FACET = 0.36
+"""Mean distance of facets, decimetres of the template."""
+_SIDE, _ROWS, _PARTS = 16, 64, 16
+_BELOW, _BEHIND = -2.0, -7.0
+"""Where cells begin to be counted, decimetres."""
+
+
+def facet_normals(
+    figure: Figure, points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"], parts: Int[Tensor, "points"]
+) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points"]]:
+    """The mean normal of the figure in each point's cell, and a number in [-1, 1] of the cell's own.
+
+    Cells are those of Voronoi around jittered grid points; they are mirrored, and a middle row lies across x = 0.
+    """
+    some = figure.faces[::2]
+    centres = figure.canonical[some].mean(1)
+    folded = _folded(figure.normals[some].mean(1), centres)
+    cells = _cells(centres) * _PARTS + figure.parts[::2]
+    total = points.new_zeros(_SIDE * _ROWS * _ROWS * _PARTS, 3).index_add_(0, cells, folded)
+    cell = _cells(points)
+    mean = total[cell * _PARTS + parts] + 1e-3 * _folded(normals, points)
+    middle = cell < _ROWS * _ROWS
+    mean[:, 0] = torch.where(middle, 0.0, mean[:, 0])
+    return _folded(normalize(mean, dim=1), points), torch.sin(cell * 12.9898)
+
+
+def _folded(vectors: Tensor, points: Tensor) -> Tensor:
+    """Vectors of the side x < 0 mirrored to the other one; its own inverse."""
+    side = torch.where(points[:, 0] < 0, -1.0, 1.0)
+    return torch.cat([vectors[:, :1] * side[:, None], vectors[:, 1:]], 1)
+
+
+def _cells(points: Float[Tensor, "points 3"]) -> Int[Tensor, "points"]:
+    """The number of the nearest jittered grid point, among the eight around."""
+    start = points.new_tensor((0.0, _BELOW, _BEHIND))
+    at = torch.cat([points[:, :1].abs(), points[:, 1:]], 1).sub(start).div(_FACET)
+    base = at.floor()
+    best = torch.full_like(at[:, 0], torch.inf)
+    found = torch.zeros_like(best, dtype=torch.long)
+    for corner in range(8):
+        cell = base + at.new_tensor((corner & 1, corner >> 1 & 1, corner >> 2))
+        number = (cell[:, 0] * _ROWS + cell[:, 1]) * _ROWS + cell[:, 2]
+        jitter = 0.36 * torch.sin(number[:, None] * at.new_tensor((1.7321, 2.2361, 2.6458)))
+        jitter[:, 0] *= cell[:, 0] > 0
+        distance = (cell + jitter - at).square().sum(1)
+        nearer = distance < best
+        best = torch.where(nearer, distance, best)
+        found = torch.where(nearer, number.long(), found)
+    return found.clamp(0, _SIDE * _ROWS * _ROWS - 1)
+
+
+def cube_faces(
+    points: Float[Tensor, "points 3"], normals: Float[Tensor, "points 3"], edge: float
+) -> tuple[Float[Tensor, "points 3"], Float[Tensor, "points 3"], Float[Tensor, "points"], Float[Tensor, "points"]]:
+    """The staircase of cubes that stands for a surface: for each point the centre of its cube, the normal of the
+    cube's face that it falls on, how near that face's rim is (0..1), and a number in [-1, 1] of the cube's own.
+
+    A cube is solid if its centre lies under the tangent plane. A point in an empty cube falls back along its normal
+    on the face before it; one in a solid cube is pushed out through the face that the normal meets first.
+    """
+    cell = (points / edge).floor()
+    within = points / edge - cell
+    solid = (normals * (0.5 - within)).sum(1, keepdim=True) <= 0
+    ahead = (normals > 0) == solid
+    way = torch.where(ahead, 1 - within, within) / normals.abs().clamp(min=1e-4)
+    least, axis = way.min(1, keepdim=True)
+    hit = torch.zeros_like(points).scatter_(1, axis, 1.0)
+    sign = torch.where(normals > 0, 1.0, -1.0)
+    landed = within + torch.where(solid, least, -least) * normals
+    margin = torch.minimum(landed.remainder(1.0), 1 - landed.remainder(1.0)) + hit
+    cube = torch.where(solid, cell, cell - hit * sign)
+    mirrored = torch.cat([torch.where(cube[:, :1] < 0, -1 - cube[:, :1], cube[:, :1]), cube[:, 1:]], 1)
+    chance = torch.sin((mirrored * points.new_tensor((12.9898, 78.233, 37.719))).sum(1))
+    seam = ((0.12 - margin.amin(1)) / 0.08).clamp(0, 1)
+    return (cube + 0.5) * edge, hit * sign, seam, chance

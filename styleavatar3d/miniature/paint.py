@@ -1,0 +1,279 @@
+"""What is painted on a figure before light falls on it, as functions of template coordinates.
+
+Only |x| is read, so both sides are equal; no camera is known, so every view sees the same paint.
+"""
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from styleavatar3d.figures.anatomy import ramp, symmetric_bumps
+from styleavatar3d.figures.heads import (
+    ANTENNA,
+    EYE,
+    FRAME,
+    HAIR,
+    HAT,
+    LASH,
+    LENS,
+    METAL,
+    MOUTH,
+    SHIRT,
+    SKIN,
+    TEETH,
+    TUSK,
+)
+from styleavatar3d.figures.looks import Look
+from styleavatar3d.miniature.makeup import Canvas, paint_eye, paint_skin, strands
+
+Color = tuple[float, float, float]
+
+SKIN_COLORS: dict[str, Color] = {
+    "pale": (0.99, 0.83, 0.74),
+    "tan": (0.87, 0.63, 0.44),
+    "brown": (0.59, 0.37, 0.23),
+    "dark": (0.34, 0.20, 0.14),
+    "blue": (0.27, 0.60, 0.95),
+    "purple": (0.64, 0.42, 0.90),
+    "green": (0.42, 0.66, 0.22),
+    "silver": (0.72, 0.76, 0.81),
+    "gold": (0.95, 0.72, 0.24),
+    "stone": (0.80, 0.78, 0.74),
+}
+HAIR_COLORS: dict[str, Color] = {
+    "black": (0.09, 0.08, 0.10),
+    "brown": (0.38, 0.21, 0.10),
+    "blonde": (0.96, 0.77, 0.34),
+    "red": (0.80, 0.28, 0.07),
+    "white": (0.91, 0.91, 0.93),
+    "pink": (0.98, 0.45, 0.68),
+    "blue": (0.16, 0.34, 0.86),
+}
+EYE_COLORS: dict[str, Color] = {
+    "brown": (0.45, 0.23, 0.07),
+    "blue": (0.16, 0.50, 0.96),
+    "green": (0.18, 0.66, 0.27),
+    "yellow": (1.00, 0.80, 0.08),
+}
+SHIRT_COLORS: dict[str, Color] = {
+    "red": (0.86, 0.13, 0.13),
+    "blue": (0.14, 0.33, 0.83),
+    "green": (0.12, 0.57, 0.27),
+    "yellow": (0.97, 0.80, 0.14),
+    "white": (0.93, 0.93, 0.94),
+    "black": (0.12, 0.12, 0.14),
+    "purple": (0.50, 0.20, 0.70),
+}
+INK: Color = (0.06, 0.05, 0.07)
+_GOLD: Color = (0.95, 0.76, 0.24)
+_IVORY: Color = (0.96, 0.92, 0.80)
+_TOOTH: Color = (0.98, 0.98, 0.96)
+_GUMS: Color = (0.45, 0.10, 0.11)
+_STEEL: Color = (0.42, 0.45, 0.50)
+_NAVY: Color = (0.13, 0.16, 0.36)
+
+
+@dataclass(frozen=True)
+class Palette:
+    """The colours of one look."""
+
+    skin: Color
+    hair: Color
+    iris: Color
+    shirt: Color
+    stripe: Color
+    lips: Color
+    frame: Color
+    hat: Color
+    knob: Color = _GOLD
+
+
+PLASTER = Palette(
+    skin=(0.84, 0.84, 0.84),
+    hair=(0.60, 0.60, 0.60),
+    iris=(0.42, 0.42, 0.42),
+    shirt=(0.70, 0.70, 0.70),
+    stripe=(0.92, 0.92, 0.92),
+    lips=(0.56, 0.56, 0.56),
+    frame=(0.12, 0.12, 0.12),
+    hat=(0.50, 0.50, 0.50),
+    knob=(0.66, 0.66, 0.66),
+)
+"""Tones instead of colours: what a sculptor's or draughtsman's material can tell."""
+
+
+def palette(look: Look) -> Palette:
+    """The colours that the words of a look stand for. A statue is of one stone."""
+    skin = SKIN_COLORS[look.skin]
+    if look.kind == "statue":
+        stone = {name: _scaled(skin, tone[0] / 0.84) for name, tone in vars(PLASTER).items()}
+        return Palette(**stone)
+    light_cloth = look.shirt_color in ("white", "yellow")
+    dark_skin = look.skin in ("brown", "dark", "blue", "purple")
+    return Palette(
+        skin=skin,
+        hair=HAIR_COLORS[look.hair_color],
+        iris=EYE_COLORS[look.eyes],
+        shirt=SHIRT_COLORS[look.shirt_color],
+        stripe=_NAVY if light_cloth else (0.95, 0.94, 0.92),
+        lips=_lips(look, skin),
+        frame=_GOLD if dark_skin else INK,
+        hat=_hat(look),
+    )
+
+
+def _scaled(color: Color, factor: float) -> Color:
+    red, green, blue = (min(1.0, factor * channel) for channel in color)
+    return red, green, blue
+
+
+def _lips(look: Look, skin: Color) -> Color:
+    if look.kind != "human":
+        return _scaled(skin, 0.5)
+    rouge = (0.84, 0.12, 0.20) if look.gender == "woman" and look.age != "child" else (0.72, 0.33, 0.30)
+    depth = 0.45 + 0.55 * skin[0]
+    return _scaled(rouge, depth)
+
+
+def _hat(look: Look) -> Color:
+    """A hat matches the shirt, but for black and white ones, which would be lost on hair."""
+    if look.hat == "brimmed hat":
+        return (0.62, 0.43, 0.24) if look.hair_color != "brown" else (0.86, 0.78, 0.62)
+    plain = look.shirt_color in ("white", "black") or look.shirt_color == look.hair_color
+    return (0.90, 0.45, 0.10) if plain else _scaled(SHIRT_COLORS[look.shirt_color], 0.92)
+
+
+def paint(
+    look: Look, colors: Palette, points: Float[Tensor, "points 3"], parts: Int[Tensor, "points"]
+) -> Float[Tensor, "points 3"]:
+    """Colours in [0, 1] before light. `parts` has the shirt told apart."""
+    painted = torch.empty_like(points)
+    for part, painter in _PAINTERS.items():
+        here = torch.nonzero(parts == part).squeeze(1)
+        if len(here):
+            painted[here] = painter(look, colors, points[here])
+    return painted
+
+
+def _plain(color: Color):
+    return lambda look, colors, points: points.new_tensor(color).expand_as(points)
+
+
+def _hair(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """Strands that run with the cut, and the bright ring that light draws around a crown."""
+    hair = points.new_tensor(colors.hair) + 0.02
+    if look.hair in ("afro", "curly", "buzz cut"):
+        fine = {"afro": 15.0, "curly": 11.0, "buzz cut": 47.0}[look.hair]
+        lumps = 0.6 * symmetric_bumps(points, fine) + 0.4 * symmetric_bumps(points, 2.1 * fine)
+        return hair * (1 + (0.12 if look.hair == "buzz cut" else 0.26) * lumps)[:, None]
+    streaks = strands(points)
+    height = points[:, 1] + 0.1 * streaks
+    ring = torch.exp(-(((height - 8.12) / 0.11) ** 2)) * (0.6 + 0.4 * streaks)
+    glow = 0.30 * hair + 0.12
+    return hair * (1 + 0.17 * streaks)[:, None] + ring[:, None] * glow
+
+
+def _shirt(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """Cloth in one colour or striped, with the collar that the word says."""
+    canvas = Canvas(points, colors.shirt)
+    x, y, z = canvas.x, canvas.y, canvas.z
+    cloth = points.new_tensor(colors.shirt)
+    if look.shirt == "striped shirt":
+        wave = torch.sin((y + 0.12 * x) * 21.0)
+        canvas.lay(ramp(wave, 0.05, 0.35), colors.stripe)
+    from_neck = (x * x + (0.8 * (z - 0.05)) ** 2).sqrt()
+    if look.shirt == "turtleneck":
+        ribs = 0.5 + 0.5 * torch.sin(torch.atan2(x, z - 0.05) * 40.0)
+        roll = ramp(y, 5.55, 5.62)
+        canvas.lay(roll * (0.12 + 0.2 * ribs), 0.35 * cloth)
+        canvas.lay(torch.exp(-(((y - 5.57) / 0.05) ** 2)) * 0.6, 0.35 * cloth)
+    elif look.shirt == "collared shirt":
+        _collar(canvas, cloth, from_neck)
+    else:
+        canvas.lay(0.45 * ramp(0.88 - from_neck, 0.0, 0.03) * (y > 5.2), 0.3 * cloth)
+    return canvas.color
+
+
+def _collar(canvas: Canvas, cloth: Tensor, from_neck: Tensor) -> None:
+    """Two wings, open in front, a placket and its buttons."""
+    x, y, z = canvas.x, canvas.y, canvas.z
+    front = ramp(z, 0.2, 0.4)
+    lighter = 0.55 * cloth + 0.45
+    point = 1.02 + 0.28 * front * ramp(x, 0.05, 0.30) * ramp(0.62 - x, 0.0, 0.28)
+    wing = ramp(point - from_neck, 0.0, 0.04)
+    canvas.lay(0.8 * torch.exp(-(((point - from_neck) / 0.035) ** 2)) * ramp(x, 0.06, 0.1), 0.25 * cloth)
+    canvas.lay(wing * ramp(x, 0.04 * front, 0.05 * front + 0.03), lighter)
+    below = (1 - wing) * front
+    canvas.lay(0.7 * below * torch.exp(-(((x - 0.10) / 0.02) ** 2)), 0.3 * cloth)
+    button = (x / 0.04) ** 2 + (torch.remainder(y, 0.34) - 0.17).div(0.04) ** 2
+    canvas.lay(below * ramp(1.2 - button, 0.0, 0.4), 0.5 * lighter)
+
+
+def _worn_hat(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """Knitted ribs with a turned-up edge, or felt with a ribbon."""
+    canvas = Canvas(points, colors.hat)
+    hat = points.new_tensor(colors.hat)
+    if look.hat == "beanie":
+        ribs = torch.sin(torch.atan2(canvas.x, canvas.z - 0.2) * 34.0)
+        rows = torch.sin(canvas.y * 60.0)
+        canvas.lay(0.22 + 0.16 * ribs + 0.06 * rows, 0.4 * hat)
+        edge = torch.exp(-(((canvas.y - 8.0 + 0.12 * (canvas.z - 0.2)) / 0.03) ** 2))
+        canvas.lay(0.55 * edge, 0.35 * hat)
+        return canvas.color
+    ribbon = ramp(canvas.y, 8.0, 8.03) * ramp(8.22 - canvas.y, 0.0, 0.03)
+    inside = ramp(1.25 - (canvas.x**2 + (canvas.z - 0.2) ** 2).sqrt(), 0.0, 0.05)
+    canvas.lay(ribbon * inside, 0.22 * hat)
+    felt = symmetric_bumps(points, 31.0)
+    canvas.lay(0.08 + 0.08 * felt, 0.5 * hat)
+    return canvas.color
+
+
+def _lens(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """Dark glass with a pale slanting reflection."""
+    canvas = Canvas(points, INK)
+    slant = canvas.x - 0.6 * (canvas.y - 7.27)
+    canvas.lay(0.45 * torch.exp(-(((slant - 0.26) / 0.035) ** 2)), (0.75, 0.80, 0.88))
+    return canvas.color
+
+
+def _antenna(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    canvas = Canvas(points, _scaled(colors.skin, 0.8))
+    canvas.lay(ramp(points[:, 1], 8.68, 8.74), colors.knob)
+    return canvas.color
+
+
+def _metal(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """Bolts and discs: of the other metal than the head."""
+    other = _GOLD if look.skin == "silver" else _STEEL
+    return points.new_tensor(other if colors is not PLASTER else (0.5, 0.5, 0.5)).expand_as(points)
+
+
+def _mouth(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    """The tongue lies before the dark of the throat."""
+    canvas = Canvas(points, _scaled(_GUMS, 0.55))
+    canvas.lay(0.8 * ramp(canvas.z, 1.1, 1.4) * ramp(6.56 - canvas.y, -0.03, 0.03), (0.80, 0.30, 0.32))
+    grey = canvas.color.mean(1, keepdim=True)
+    return canvas.color if colors is not PLASTER else grey.expand_as(points)
+
+
+def _frame(look: Look, colors: Palette, points: Tensor) -> Tensor:
+    return points.new_tensor(colors.frame).expand_as(points)
+
+
+_PAINTERS = {
+    SKIN: paint_skin,
+    EYE: paint_eye,
+    LASH: _plain(INK),
+    HAIR: _hair,
+    SHIRT: _shirt,
+    FRAME: _frame,
+    LENS: _lens,
+    ANTENNA: _antenna,
+    TEETH: _plain(_TOOTH),
+    MOUTH: _mouth,
+    HAT: _worn_hat,
+    TUSK: _plain(_IVORY),
+    METAL: _metal,
+}
