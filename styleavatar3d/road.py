@@ -210,7 +210,7 @@ def view_cards(road: Road, count: int = 8) -> list[Any]:
     for i in range(count):
         place = i * (len(dataset) // count) + i % len(STYLES)
         number, index = dataset.places[place]
-        pose = decode_png(dataset.read(number, f"{index:09d}.guidance-hybrid.png"), "RGB")
+        pose = decode_png(dataset.read(number, f"{index:09d}.guidance-depth.png"), "RGB")
         sample = dataset[place]
         cards.append(Card([pose, sample["image"]], text=sample["json"]["prompt"]))
     return cards

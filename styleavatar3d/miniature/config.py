@@ -24,6 +24,8 @@ class DataConfig(Strict):
     judge_renders: int = Field(ge=8)
     views: int = Field(3, ge=1)
     """pictures of one figure in one style"""
+    backgrounds: float = Field(0.0, ge=0, le=1)
+    """share of the pictures on a named background; the others are on plain grey"""
     held_out: int = Field(ge=1)
     """how many of the last renders are never trained on"""
     workers: int = Field(2, ge=1)
@@ -52,8 +54,8 @@ class TrainConfig(Strict):
     codec: StageConfig
     judge: StageConfig
     diffusion: StageConfig
-    drop_guidance: float = Field(0.15, ge=0, le=1)
-    """how often the ControlNet sees a black picture, so that words alone work too"""
+    drop_guidance: float = Field(0.25, ge=0, le=1)
+    """how often each ControlNet is left out, so that either does alone, and words alone do too"""
     drop_text: float = Field(0.10, ge=0, le=1)
     """how often the prompt is empty, for classifier-free guidance"""
 

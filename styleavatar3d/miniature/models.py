@@ -1,11 +1,14 @@
 """The miniature world's models: ordinary `diffusers` and `transformers` classes at small sizes.
 
-64 px images, 16x16 latents, a text tower of whole words. The folder that `build_pipeline(...).save_pretrained` writes
-is an ordinary `StableDiffusionControlNetPipeline`, so the same code runs the miniature and the full-size models.
+64 px images, 16x16 latents, a text tower of whole words. `save_pipeline` writes an ordinary `StableDiffusionPipeline`
+folder with an ordinary `ControlNetModel` for each kind of guidance in `controlnets/KIND`, so the same code runs the
+miniature and the full-size models.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from pydantic import Field
@@ -14,6 +17,11 @@ from styleavatar3d.config import Strict
 from styleavatar3d.encoders.tokenizer import build_tokenizer
 
 IMAGE_SIZE, LATENT_SIZE = 64, 16
+PATCH_NUMBERS = 3 * (IMAGE_SIZE // LATENT_SIZE) ** 2
+LATENT_SCALE = 4.0
+"""The codec's latents are this much smaller than the diffusion's: its decoder squashes what is beyond 3."""
+GUIDES = ("depth", "keypoints")
+"""What the ControlNets look at, one each."""
 
 
 class MiniatureModels(Strict):
@@ -27,8 +35,11 @@ class MiniatureModels(Strict):
     image_layers: int = 4
     embedding: int = 128
     """size of the joint image-text space"""
-    codec_channels: tuple[int, int, int] = (16, 32, 64)
-    latent_channels: int = 8
+    codec_width: int = 32
+    """channels of the decoder"""
+    codec_blocks: tuple[int, int, int] = (3, 3, 1)
+    """residual blocks of the decoder at 16, 32 and 64 px"""
+    latent_channels: int = Field(default=16, ge=1, le=48)
     unet_channels: tuple[int, int, int] = (64, 96, 128)
     unet_layers: int = 1
     heads: int = 4
@@ -54,15 +65,18 @@ def build_clip(config: MiniatureModels, tokenizer: Any) -> Any:
 
 
 def build_codec(config: MiniatureModels) -> Any:
-    """A random `AutoencoderKL`: 64 px RGB in [-1, 1] to a 16x16 latent and back."""
-    from diffusers import AutoencoderKL
+    """An `AutoencoderTiny`: 64 px RGB in [-1, 1] to a 16x16 latent and back.
+
+    Its encoder has no nonlinearity, so that it can be the linear transform of `train_codec.set_transform`.
+    """
+    from diffusers import AutoencoderTiny
 
     sizes: dict[str, Any] = {
-        "block_out_channels": config.codec_channels, "latent_channels": config.latent_channels,
-        "down_block_types": ("DownEncoderBlock2D",) * 3, "up_block_types": ("UpDecoderBlock2D",) * 3,
-        "layers_per_block": 1, "norm_num_groups": 8, "mid_block_add_attention": False,
+        "encoder_block_out_channels": (PATCH_NUMBERS,) * 3, "num_encoder_blocks": (0, 0, 0),
+        "decoder_block_out_channels": (config.codec_width,) * 3, "num_decoder_blocks": config.codec_blocks,
+        "latent_channels": config.latent_channels, "scaling_factor": LATENT_SCALE,
     }
-    return AutoencoderKL(sample_size=IMAGE_SIZE, scaling_factor=1.0, shift_factor=0.0, **sizes)
+    return AutoencoderTiny(**sizes)
 
 
 def build_unet(config: MiniatureModels) -> Any:
@@ -111,15 +125,21 @@ def build_scheduler() -> Any:
     )
 
 
-def assemble(tokenizer: Any, clip: Any, codec: Any, unet: Any, controlnet: Any) -> Any:
-    """The `StableDiffusionControlNetPipeline` of these parts; its text encoder is the text tower of `clip`."""
-    from diffusers import StableDiffusionControlNetPipeline
+def assemble(tokenizer: Any, clip: Any, codec: Any, unet: Any) -> Any:
+    """The `StableDiffusionPipeline` of these parts; its text encoder is the text tower of `clip`."""
+    from diffusers import StableDiffusionPipeline
 
     unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
-    return StableDiffusionControlNetPipeline(
-        vae=codec, text_encoder=text_tower(clip), tokenizer=tokenizer, unet=unet, controlnet=controlnet,
-        scheduler=build_scheduler(), **unused,
+    return StableDiffusionPipeline(
+        vae=codec, text_encoder=text_tower(clip), tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), **unused
     )
+
+
+def save_pipeline(folder: str | Path, pipeline: Any, controlnets: Mapping[str, Any]) -> None:
+    """Write the pipeline, and each ControlNet under `controlnets/KIND`."""
+    pipeline.save_pretrained(folder)
+    for kind, network in controlnets.items():
+        network.save_pretrained(Path(folder) / "controlnets" / kind)
 
 
 def text_tower(clip: Any) -> Any:
@@ -131,12 +151,11 @@ def text_tower(clip: Any) -> Any:
     return tower.eval()
 
 
-def build_pipeline(config: MiniatureModels | None = None) -> Any:
-    """The `StableDiffusionControlNetPipeline` with random weights, over the words that prompts can contain."""
+def build_pipeline(config: MiniatureModels | None = None) -> tuple[Any, dict[str, Any]]:
+    """The pipeline and its ControlNets with random weights, over the words that prompts can contain."""
     from styleavatar3d.synthesis.prompts import vocabulary
 
     config = config or MiniatureModels()
     tokenizer = build_tokenizer(vocabulary(), config.tokens)
-    return assemble(
-        tokenizer, build_clip(config, tokenizer), build_codec(config), build_unet(config), build_controlnet(config)
-    )
+    pipeline = assemble(tokenizer, build_clip(config, tokenizer), build_codec(config), build_unet(config))
+    return pipeline, {kind: build_controlnet(config) for kind in GUIDES}

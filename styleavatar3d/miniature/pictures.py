@@ -2,7 +2,7 @@
 
 import random
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from functools import cached_property
 
 import torch
@@ -20,13 +20,15 @@ from styleavatar3d.runtime.tracking import clock
 
 @dataclass(frozen=True)
 class Pictures:
-    """Renders with what made them: picture, hybrid guidance (depth under key points), camera, look and style."""
+    """Renders with what made them: picture, guidance, camera, look, style and background."""
 
     image: UInt8[Tensor, "count 3 height width"]
-    guidance: UInt8[Tensor, "count 3 height width"]
+    depth: UInt8[Tensor, "count 1 height width"]
+    keypoints: UInt8[Tensor, "count 3 height width"]
     labels: Float[Tensor, "count 25"]
     looks: list[Look]
     styles: list[str]
+    backgrounds: list[str]
 
     @cached_property
     def yaw(self) -> Float[Tensor, "count"]:
@@ -44,9 +46,12 @@ class Pictures:
     def part(self, start: int, stop: int) -> "Pictures":
         """The pictures start .. stop - 1."""
         which = slice(start, stop)
-        return Pictures(
-            self.image[which], self.guidance[which], self.labels[which], self.looks[which], self.styles[which]
-        )
+        return Pictures(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def guides(self, indices: Int[Tensor, "batch"]) -> dict[str, Float[Tensor, "batch 3 height width"]]:
+        """Guidance pictures of each kind in [0, 1], as ControlNets take them."""
+        depth = self.depth[indices].expand(-1, 3, -1, -1)
+        return {"depth": depth.float() / 255, "keypoints": self.keypoints[indices].float() / 255}
 
     def captions(
         self, indices: Int[Tensor, "batch"], seed: int, step: int, mirrored: Bool[Tensor, "batch"] | None = None
@@ -56,7 +61,7 @@ class Pictures:
         return [
             caption(
                 self.looks[index], self.styles[index], sign * float(self.yaw[index]), float(self.pitch[index]),
-                random.Random(key(seed, f"caption {step}", place)),
+                random.Random(key(seed, f"caption {step}", place)), self.backgrounds[index],
             )
             for place, (index, sign) in enumerate(zip(indices.tolist(), turn, strict=True))
         ]
@@ -79,16 +84,15 @@ def render_for_judge(config: MiniatureConfig) -> Pictures:
 
 
 def _render(config: MiniatureConfig, count: int, seed: int) -> Pictures:
-    from styleavatar3d.figures.guidance import hybrid
     from styleavatar3d.miniature.renders import render_dataset
 
     data = render_dataset(
-        count, seed, workers=config.data.workers, views_per_figure=config.data.views, progress=_show,
+        count, seed, workers=config.data.workers, views_per_figure=config.data.views,
+        backgrounds=config.data.backgrounds, progress=_show,
         cache=Storage.open(config.run.out).local_path("renders"),
     )
-    depth = data["depth_rgb"].expand(-1, 3, -1, -1)
-    guidance = hybrid(depth.movedim(1, -1), data["keypoints_rgb"].movedim(1, -1)).movedim(-1, 1).contiguous()
-    return Pictures(data["image"], guidance, data["labels"], data["looks"], data["styles"])
+    names = ("image", "depth_rgb", "keypoints_rgb", "labels", "looks", "styles", "backgrounds")
+    return Pictures(*(data[name] for name in names))
 
 
 def _show(done: int, count: int, seconds_left: float) -> None:

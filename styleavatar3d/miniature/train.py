@@ -16,7 +16,7 @@ from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.config import MiniatureConfig
-from styleavatar3d.miniature.models import build_clip
+from styleavatar3d.miniature.models import build_clip, save_pipeline
 from styleavatar3d.miniature.pictures import render, render_for_judge
 from styleavatar3d.miniature.session import trained
 from styleavatar3d.miniature.train_clip import GuidedClip, tokenizer_for, train_clip
@@ -52,20 +52,21 @@ def train(config: MiniatureConfig) -> dict[str, Any]:
             storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())
             storage.publish("config.yaml", save_config(config).encode())
     if world.main and "diffusion" in config.train.stages:
-        summary["weights"] = export(config, pictures)
+        summary["weights"] = export(config)
     world.wait()
     return summary
 
 
-def export(config: MiniatureConfig, pictures: Any) -> str:
+def export(config: MiniatureConfig) -> str:
     """Write the finished weights in fp16, with the summaries, under `out/weights`; returns that folder."""
     storage = Storage.open(config.run.out)
     folder = storage.local_path("weights")
     if folder is None:
         got = config.run.out
         raise StyleAvatarError("weights are exported to a local folder", got=got, remedy="use a local --run.out")
-    pipeline = finished_pipeline(config, pictures).to(dtype=torch.float16)
-    pipeline.save_pretrained(folder / "diffusion")
+    pipeline, controlnets = finished_pipeline(config)
+    halves = {kind: network.half() for kind, network in controlnets.items()}
+    save_pipeline(folder / "diffusion", pipeline.to(dtype=torch.float16), halves)
     tokenizer = tokenizer_for(config)
     clip = trained("clip", GuidedClip(build_clip(config.model, tokenizer), config.model.embedding), config).clip
     clip.half().save_pretrained(folder / "clip")

@@ -1,17 +1,18 @@
-"""Train the latent diffusion: UNet and ControlNet together from the first step (arXiv:2112.10752, arXiv:2302.05543).
+"""Train the latent diffusion: UNet and ControlNets together from the first step (arXiv:2112.10752, arXiv:2302.05543).
 
-The published recipe trains the ControlNet after the UNet, through zero convolutions; on a CPU that second stage is too
-slow. Trained together, with the guidance left out now and then, either works without the other.
+The published recipe trains each ControlNet after the UNet, through zero convolutions; on a CPU that second stage is too
+slow. Trained together, with each kind of guidance left out now and then, any of them works without the others.
 """
 
 from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import (
+    GUIDES,
     assemble,
     build_clip,
     build_codec,
@@ -23,28 +24,37 @@ from styleavatar3d.miniature.models import (
 from styleavatar3d.miniature.pictures import Pictures, coin, draw_indices
 from styleavatar3d.miniature.session import Session, trained
 from styleavatar3d.miniature.train_clip import GuidedClip, tokenize, tokenizer_for
-from styleavatar3d.miniature.train_codec import encode_all, standardize
+from styleavatar3d.miniature.train_codec import encode_all
 from styleavatar3d.runtime.distributed import World
 from styleavatar3d.runtime.random import generator
 
 
 class Denoiser(nn.Module):
-    """UNet and ControlNet as one network."""
+    """UNet and one ControlNet for each kind of guidance, as one network."""
 
     unet: Any
-    controlnet: Any
 
-    def __init__(self, unet: Any, controlnet: Any):
+    def __init__(self, unet: Any, controlnets: dict[str, Any]):
         super().__init__()
-        self.unet, self.controlnet = unet, controlnet
+        self.unet, self.controlnets = unet, nn.ModuleDict(controlnets)
 
     def forward(
-        self, noisy: Float[Tensor, "batch channels 16 16"], time: Int[Tensor, "batch"],
-        text: Float[Tensor, "batch tokens width"], guidance: Float[Tensor, "batch 3 64 64"],
+        self,
+        noisy: Float[Tensor, "batch channels 16 16"],
+        time: Int[Tensor, "batch"],
+        text: Float[Tensor, "batch tokens width"],
+        guides: dict[str, Float[Tensor, "batch 3 64 64"]],
+        used: dict[str, Bool[Tensor, "batch"]],
     ) -> Float[Tensor, "batch channels 16 16"]:
-        down, mid = self.controlnet(noisy, time, text, guidance, return_dict=False)
+        """The velocity; a picture listens to the ControlNets that it has `used` for, as if the others were not there."""
+        residuals = []
+        for kind, controlnet in self.controlnets.items():
+            down, mid = controlnet(noisy, time, text, guides[kind], return_dict=False)
+            keep = used[kind].to(mid.dtype)[:, None, None, None]
+            residuals.append([keep * residual for residual in (*down, mid)])
+        *down, mid = [sum(one[1:], one[0]) for one in zip(*residuals, strict=True)]
         return self.unet(
-            noisy, time, text, down_block_additional_residuals=down, mid_block_additional_residual=mid
+            noisy, time, text, down_block_additional_residuals=tuple(down), mid_block_additional_residual=mid
         ).sample
 
 
@@ -52,16 +62,17 @@ def build_denoiser(config: MiniatureConfig) -> Denoiser:
     """A random denoiser with plain attention: at these sizes 25 % faster on a CPU than the fused one."""
     from diffusers.models.attention_processor import AttnProcessor
 
-    denoiser: Any = Denoiser(build_unet(config.model), build_controlnet(config.model))
+    controlnets = {kind: build_controlnet(config.model) for kind in GUIDES}
+    denoiser: Any = Denoiser(build_unet(config.model), controlnets)
     denoiser.unet.set_attn_processor(AttnProcessor())
     return denoiser.to(memory_format=torch.channels_last)
 
 
 def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
-    """Train or resume; returns images, cpu-seconds and the v-prediction error on held-out pictures."""
+    """Train or resume; returns images, cpu-seconds and the error of the velocity on held-out pictures."""
     recipe, seed = config.train.diffusion, config.run.seed
     torch.manual_seed(seed)
-    frozen = Frozen(config, pictures)
+    frozen = Frozen(config)
     latents = encode_all(frozen.codec, pictures)
     session = Session("diffusion", build_denoiser(config), recipe, config, world)
     share = world.share(recipe.batch)
@@ -71,12 +82,11 @@ def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictu
         indices = draw_indices(len(pictures), share, seed, "diffusion", draw)
         captions = pictures.captions(indices, seed + 1, draw)
         unsaid = coin(share, config.train.drop_text, seed, "drop text", draw).tolist()
-        guidance = pictures.guidance[indices].float() / 255
-        guidance[coin(share, config.train.drop_guidance, seed, "drop guidance", draw)] = 0
+        used = {kind: ~coin(share, config.train.drop_guidance, seed, f"drop {kind}", draw) for kind in GUIDES}
         text = frozen.text(["" if drop else caption for drop, caption in zip(unsaid, captions, strict=True)])
         noisy, target, time = frozen.noise(latents[indices], seed, draw)
         with session.autocast:
-            guess = session.network(noisy, time, text, guidance)
+            guess = session.network(noisy, time, text, pictures.guides(indices), used)
         session.learn((guess.float() - target).pow(2).mean())
 
     error = validation_error(session.average.eval(), frozen, held_out, seed)
@@ -84,15 +94,14 @@ def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictu
 
 
 class Frozen:
-    """What the diffusion is trained on top of: text tower, codec with standardised latents, noise schedule."""
+    """What the diffusion is trained on top of: text tower, codec, noise schedule."""
 
-    def __init__(self, config: MiniatureConfig, pictures: Pictures):
+    def __init__(self, config: MiniatureConfig):
         self.config, self.tokenizer = config, tokenizer_for(config)
         guided = trained("clip", GuidedClip(build_clip(config.model, self.tokenizer), config.model.embedding), config)
         self.clip = guided.clip
         self.tower = text_tower(self.clip)
         self.codec = trained("codec", build_codec(config.model), config).to(memory_format=torch.channels_last)
-        standardize(self.codec, pictures.part(0, 1000))
         self.alphas = build_scheduler().alphas_cumprod
 
     @torch.no_grad()
@@ -120,13 +129,14 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
         latents = encode_all(frozen.codec, pictures.part(int(chunk[0]), int(chunk[-1]) + 1))
         noisy, target, time = frozen.noise(latents, seed + 2, number)
         text = frozen.text(pictures.captions(chunk, seed + 2, number))
-        guess = denoiser(noisy, time, text, pictures.guidance[chunk].float() / 255)
+        used = {kind: torch.ones(len(chunk), dtype=torch.bool) for kind in GUIDES}
+        guess = denoiser(noisy, time, text, pictures.guides(chunk), used)
         errors.append((guess - target).pow(2).mean().item())
     return round(sum(errors) / len(errors), 4)
 
 
-def finished_pipeline(config: MiniatureConfig, pictures: Pictures) -> Any:
-    """The trained pipeline, in fp32. Raises StyleAvatarError while a stage is missing."""
-    frozen = Frozen(config, pictures)
+def finished_pipeline(config: MiniatureConfig) -> tuple[Any, dict[str, Any]]:
+    """The trained pipeline and its ControlNets, in fp32. Raises StyleAvatarError while a stage is missing."""
+    frozen = Frozen(config)
     denoiser = trained("diffusion", build_denoiser(config), config)
-    return assemble(frozen.tokenizer, frozen.clip, frozen.codec, denoiser.unet, denoiser.controlnet)
+    return assemble(frozen.tokenizer, frozen.clip, frozen.codec, denoiser.unet), dict(denoiser.controlnets)

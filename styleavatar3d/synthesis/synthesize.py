@@ -20,7 +20,7 @@ from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.config import RunConfig, Strict, save_config
 from styleavatar3d.errors import Stopped
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.guidance import guide, hybrid
+from styleavatar3d.figures.guidance import guide
 from styleavatar3d.figures.looks import STYLES, Look, draw_look, visible_attributes
 from styleavatar3d.runtime.checkpoint import StopSignal
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
@@ -48,7 +48,7 @@ class DataConfig(Strict):
     front_yaw: float = Field(default=50.0, gt=0, le=180)
     pitch: tuple[float, float] = (-15.0, 25.0)
     keep_guidance: bool = True
-    """store the guidance picture with each image"""
+    """store the guidance pictures with each image"""
 
 
 class SampleConfig(Strict):
@@ -56,7 +56,8 @@ class SampleConfig(Strict):
 
     steps: int = Field(default=10, ge=1)
     scale: float = Field(default=3.0, ge=0)
-    control: float = Field(default=1.0, ge=0)
+    guidance: tuple[Guidance, ...] = (Guidance(kind="depth", scale=1.0), Guidance(kind="keypoints", scale=1.0))
+    """the ControlNets that pose a picture; several are a hybrid"""
     batch: int = Field(default=25, ge=1)
     negatives: bool = True
     """name in the negative prompt what a view hides"""
@@ -116,7 +117,8 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
 
 def prepare(config: SynthesisConfig, model: Model, storage: Storage) -> Work:
     """Set up a worker: load the diffusion model, return the function that makes shards."""
-    synthesizer = Synthesizer.from_pretrained(config.model.folder, config.model.device, config.model.dtype)
+    source = config.model
+    synthesizer = Synthesizer.from_pretrained(source.folder, source.device, source.dtype, source.controlnets)
     return partial(make_shard, config, model, storage, synthesizer)
 
 
@@ -152,16 +154,17 @@ def make_pictures(
 ) -> list[Sample]:
     """Pose the scenes' figures and diffuse a batch of pictures."""
     views = [guide(_figure(scene.look), scene.camera, config.data.resolution) for scene in scenes]
-    poses = torch.stack([hybrid(view.depth_rgb, view.keypoints_rgb) for view in views])
+    drawn = {"depth": [view.depth_rgb for view in views], "keypoints": [view.keypoints_rgb for view in views]}
+    poses = {one.kind: torch.stack(drawn[one.kind]) for one in config.sample.guidance}
     seeds = [key(config.run.seed, "picture", scene.index) for scene in scenes]
     prompts, negatives = zip(*(scene.prompt for scene in scenes), strict=True)
     sample = config.sample
-    images = synthesizer.generate(prompts, negatives, poses, seeds, sample.steps, sample.scale, sample.control)
+    images = synthesizer.generate(prompts, negatives, poses, seeds, sample.steps, sample.scale, sample.guidance)
     samples = []
-    for scene, view, pose, seed, image in zip(scenes, views, poses, seeds, images, strict=True):
-        kept = {"hybrid": pose.permute(2, 0, 1)} if config.data.keep_guidance else {}
+    for i, (scene, view, seed) in enumerate(zip(scenes, views, seeds, strict=True)):
+        kept = {kind: pose[i].permute(2, 0, 1) for kind, pose in poses.items()} if config.data.keep_guidance else {}
         record = describe_scene(config, model, scene, seed)
-        samples.append(Sample(record, image.permute(2, 0, 1), view.mask[None], kept))
+        samples.append(Sample(record, images[i].permute(2, 0, 1), view.mask[None], kept))
     return samples
 
 
@@ -181,7 +184,7 @@ def describe_scene(config: SynthesisConfig, model: Model, scene: Scene, seed: in
         style=scene.style,
         view=view_name(yaw),
         attributes=visible_attributes(scene.look, scene.style, yaw),
-        guidance=[Guidance(kind="hybrid", scale=config.sample.control)],
+        guidance=list(config.sample.guidance),
         models=[model],
         figure=Figure(id=f"{config.run.seed}/{scene.figure}", source="data/heads.safetensors", licence=HEADS_LICENCE),
         gates={},
