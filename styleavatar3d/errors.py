@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import importlib
 from types import ModuleType
 from typing import Any
@@ -45,6 +46,26 @@ def require(module: str, extra: str) -> ModuleType:
             f"{module.partition('.')[0]} is needed here but cannot be imported ({error})",
             remedy=f"pip install 'styleavatar3d[{extra}]'",
         ) from error
+
+
+_FREE_SPACE = "free some space, then run the same command again: what is committed is kept"
+_ANOTHER_PLACE = "choose a folder of yours with --out or --run.out"
+_DISK_TROUBLE = {
+    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
+    errno.EDQUOT: ("the quota is used up", _FREE_SPACE),
+    errno.EACCES: ("no permission", _ANOTHER_PLACE),
+    errno.EPERM: ("not permitted", f"{_ANOTHER_PLACE}, on a file system with hard links"),
+    errno.EROFS: ("the file system is read-only", _ANOTHER_PLACE),
+    errno.ENOENT: ("it does not exist", "check the path"),
+    errno.ENOTDIR: ("a file stands where a folder is expected", "give another path, or move the file away"),
+    errno.EISDIR: ("a folder stands where a file is expected", "give another path"),
+    errno.EEXIST: ("a file stands where a folder is expected", "give another path, or move the file away"),
+}
+
+
+def disk_trouble(error: OSError) -> tuple[str, str] | None:
+    """What an error of the file system means and what to do; None if it is not one that a user can mend."""
+    return _DISK_TROUBLE.get(error.errno or 0)
 
 
 def _shorten(value: Any) -> str:

@@ -7,7 +7,6 @@ is what an exclusively created record says (`create`): of many writers exactly o
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import uuid
@@ -17,7 +16,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.errors import StyleAvatarError, disk_trouble
 
 TEMPORARY = "tmp"
 
@@ -264,22 +263,8 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
-_FREE_SPACE = "free some space, then run the same command again: what is committed is kept"
-_REMEDIES = {
-    errno.ENOSPC: ("the disk is full", _FREE_SPACE),
-    errno.EDQUOT: ("the quota is used up", _FREE_SPACE),
-    errno.EACCES: ("no permission", "give a folder that you may write to"),
-    errno.EPERM: ("not permitted", "give a folder that you may write to, on a file system with hard links"),
-    errno.EROFS: ("the file system is read-only", "give a folder on a disk that can be written"),
-    errno.ENOENT: ("it does not exist", "check the path"),
-    errno.ENOTDIR: ("a file stands where a folder is expected", "give another path, or move the file away"),
-    errno.EISDIR: ("a folder stands where a file is expected", "give another path"),
-    errno.EEXIST: ("a file stands where a folder is expected", "give another path, or move the file away"),
-}
-
-
 def _disk_error(what: str, path: Path, error: OSError) -> StyleAvatarError:
-    reason, remedy = _REMEDIES.get(error.errno or 0, (error.strerror or str(error), None))
+    reason, remedy = disk_trouble(error) or (error.strerror or str(error), None)
     return StyleAvatarError(f"{what} {path}: {reason}", got=str(path), remedy=remedy)
 
 
