@@ -6,7 +6,6 @@ Every verb returns a dictionary; `--json` prints it as one object, last on stdou
 
 from __future__ import annotations
 
-import errno
 import importlib
 import inspect
 import json
@@ -16,7 +15,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from styleavatar3d import __version__
-from styleavatar3d.errors import ConfigError, StyleAvatarError
+from styleavatar3d.errors import ConfigError, StyleAvatarError, disk_trouble
 
 Result = dict[str, Any]
 
@@ -133,6 +132,24 @@ def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: in
     return write_guidance(out, count, seed, size)
 
 
+def dataset_import(
+    folder: str, csv: str, out: str = "runs/mine/shards", size: int = 64, licence: str = "", mask: str = "alpha"
+) -> Result:
+    """Your own pictures with their cameras, as shards for `train gan`; see docs/your-own-pictures.md.
+
+    Args:
+        folder: where the pictures are
+        csv: table with the columns file, yaw, pitch (degrees) and, if you like, more
+        out: folder or s3:// prefix of the shards; the same command resumes
+        size: side of the pictures in pixels, as the generator makes them
+        licence: of all pictures whose row states none
+        mask: alpha (transparency says where the head is), none, or a folder of masks, white where the head is
+    """
+    from styleavatar3d.shards.folder import import_folder
+
+    return import_folder(folder, csv, out, size, licence, mask)
+
+
 def dataset_inspect(url: str) -> Result:
     """Counts, styles, views, verdicts and licences of a shard folder or s3:// prefix.
 
@@ -234,6 +251,7 @@ def doctor() -> Result:
 VERBS: dict[str, Callable[..., Result]] = {
     "quickstart": quickstart,
     "guidance": guidance,
+    "dataset import": dataset_import,
     "dataset inspect": dataset_inspect,
     "dataset preview": dataset_preview,
     "dataset validate": dataset_validate,
@@ -344,18 +362,10 @@ def _readable(result: Result) -> str:
 
 
 def _explain(error: OSError) -> tuple[str, int]:
-    reasons = {
-        errno.ENOSPC: ("the disk is full", "free some space; what was committed is kept, and the same command goes on"),
-        errno.EACCES: ("this may not be written or read", "choose a folder of yours with --out or --run.out"),
-        errno.EPERM: ("this may not be written or read", "choose a folder of yours with --out or --run.out"),
-        errno.EROFS: ("this file system is read-only", "choose a folder of yours with --out or --run.out"),
-        errno.ENOENT: ("there is no such file", "check the path"),
-        errno.ENOTDIR: ("a file stands where a folder is needed", "choose another folder"),
-        errno.EISDIR: ("a folder stands where a file is needed", "choose another file name"),
-    }
-    if error.errno not in reasons:
+    trouble = disk_trouble(error)
+    if trouble is None:
         return _our_fault(error)
-    what, remedy = reasons[error.errno]
+    what, remedy = trouble
     return str(StyleAvatarError(what, got=error.filename or str(error), remedy=remedy)), StyleAvatarError.exit_code
 
 

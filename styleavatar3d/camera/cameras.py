@@ -18,6 +18,9 @@ ORBIT_RADIUS = 2.7
 FOCAL = 4.2647
 """focal length over image size: a field of view of 13.4 degrees"""
 
+SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
+"""names of the eight views, every 45 degrees of yaw from 0; left is the figure's own"""
+
 _MIRRORED = (1, 2, 3, 4, 8)
 """flat indices of entries (0,1) (0,2) (0,3) (1,0) (2,0) of the 4x4, which change sign when x does"""
 
@@ -102,6 +105,11 @@ def yaw_pitch(labels: Float[Tensor, "batch 25"]) -> tuple[Float[Tensor, "batch"]
     yaw = torch.rad2deg(torch.atan2(outward[:, 0], outward[:, 2]))
     pitch = torch.rad2deg(torch.asin(outward[:, 1].clamp(-1, 1)))
     return torch.where(yaw >= 180, yaw - 360, yaw).float(), pitch.float()
+
+
+def view_name(yaw: float) -> str:
+    """Which of the eight `SECTORS` holds `yaw` (degrees, any turn). A sector holds its lower edge only."""
+    return SECTORS[int((yaw + 22.5) % 360.0 // 45.0) % 8]
 
 
 def mirror_labels(labels: Float[Tensor, "batch 25"]) -> Float[Tensor, "batch 25"]:

@@ -1,8 +1,8 @@
 """Opening picture files that anybody may have made: bounded, decoded whole, eight bits a channel."""
 
 import warnings
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import numpy
 from PIL import Image, UnidentifiedImageError
@@ -14,7 +14,7 @@ FORMATS = ("PNG", "JPEG", "WEBP", "GIF", "BMP", "TIFF")
 MOST_PIXELS = 64_000_000
 
 
-def open_picture(source: Path | IO[bytes], name: str) -> Image.Image:
+def open_picture(source: Path | BytesIO, name: str) -> Image.Image:
     """The decoded picture in its own colour mode, not yet turned by EXIF; `name` is for messages.
 
     Raises StyleAvatarError if it is none, is damaged, or has more than `MOST_PIXELS`.

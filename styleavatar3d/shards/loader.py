@@ -47,7 +47,7 @@ class ShardDataset:
                 "the data set holds no accepted picture",
                 got=f"{self.storage.url}: {len(self.entries)} shards committed",
                 expected="at least one",
-                remedy="run `styleavatar3d synthesize` with the same config until it is done",
+                remedy="run the command that makes the data set until it is done",
             )
 
     def __len__(self) -> int:
@@ -178,5 +178,5 @@ def _damaged(entry: Entry, why: str) -> StyleAvatarError:
     return StyleAvatarError(
         f"shard {entry.name} is damaged: {why}",
         expected=f"{entry.bytes} bytes, sha256 {entry.sha256[:16]}",
-        remedy=f"delete manifest/{entry.shard:06d}.json and run the same `styleavatar3d synthesize` again",
+        remedy=f"delete manifest/{entry.shard:06d}.json and run the command that made the data set again",
     )

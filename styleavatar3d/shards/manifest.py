@@ -64,7 +64,7 @@ def begin(storage: Storage, plan: Plan) -> Plan:
             f"{storage.url} holds another data set",
             got=f"config {found.config_hash}, {found.count} pictures",
             expected=f"config {plan.config_hash}, {plan.count} pictures",
-            remedy="give another run.out, or the config that began it",
+            remedy="choose another --out or --run.out, or repeat what began it, unchanged",
         )
     return found
 
