@@ -12,13 +12,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 HEAD_CENTRE = torch.tensor([0.0, 7.45, 0.2])
+NECK_CENTRE = torch.tensor([0.0, 6.4, 0.15])
 EYE_CENTRE = (0.31, 7.27)
 """|x| and y of an eye; refined from the mesh by `HeadModel`."""
 SCALP = 6.3
 """Height above which skin counts as head."""
 
 _HAIRLINE_AZIMUTH = torch.tensor([0.0, 25, 40, 50, 57, 63, 70, 85, 100, 125, 150, 180]).deg2rad()
-_HAIRLINE_POLAR = torch.tensor([60.0, 58, 63, 74, 95, 97, 88, 93, 108, 118, 126, 128]).deg2rad()
+_HAIRLINE_POLAR = torch.tensor([60.0, 58, 63, 74, 95, 97, 88, 93, 112, 128, 138, 141]).deg2rad()
 
 
 def ramp(value: Tensor, start: float | Tensor, end: float | Tensor) -> Tensor:
@@ -42,11 +43,19 @@ def scalp_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
     return ramp(hairline(torch.atan2(x, z)) - polar, -0.02, 0.04) * (points[:, 1] > SCALP)
 
 
+def neckline(azimuth: Float[Tensor, "points"]) -> Float[Tensor, "points"]:
+    """Polar angle (radians from straight up, around `NECK_CENTRE`) from which a shirt covers; azimuth 0 is the throat."""
+    throat, side, nape = (math.radians(angle) for angle in (146.0, 121.0, 137.0))
+    front = side + (throat - side) * azimuth.cos().clamp(min=0) ** 1.5
+    return front + (nape - side) * (-azimuth.cos()).clamp(min=0) ** 1.5
+
+
 def shirt_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
-    """1 below a round neckline."""
-    x, y, z = points.unbind(1)
-    from_neck = (x * x + (0.8 * (z - 0.05)) ** 2).sqrt()
-    return torch.maximum(ramp(5.42 - y, -0.02, 0.02), ramp(from_neck, 0.72, 0.76) * (y < 6.0))
+    """1 below the neckline."""
+    x, y, z = (points - NECK_CENTRE.to(points)).unbind(1)
+    reach = (x * x + z * z).sqrt()
+    below = ramp(torch.atan2(reach, y) - neckline(torch.atan2(x, z)), -0.02, 0.02)
+    return torch.maximum(below, ramp(reach, 0.95, 1.0)) * (points[:, 1] < 6.15)
 
 
 def lips_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:

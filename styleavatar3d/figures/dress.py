@@ -1,15 +1,42 @@
 """Figures dressed from looks: a bare head, and the hair, shirt, beard, glasses and hats that it wears, in world units."""
 
+from functools import cache
+from typing import NamedTuple
+
 import torch
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from styleavatar3d.figures.anatomy import beard_mask, shirt_mask
+from styleavatar3d.figures.anatomy import SCALP, beard_mask, shirt_mask, symmetric_bumps
 from styleavatar3d.figures.faces import face
-from styleavatar3d.figures.hair import Cut
-from styleavatar3d.figures.heads import ANTENNA, FRAME, HAIR, HEAD_HEIGHT, LENS, SKIN, Figure, HeadModel
+from styleavatar3d.figures.hair import Cut, Skull, haircuts
+from styleavatar3d.figures.heads import (
+    ANTENNA,
+    FRAME,
+    HAIR,
+    HAT,
+    HEAD_HEIGHT,
+    LENS,
+    SHIRT,
+    SKIN,
+    Figure,
+    HeadModel,
+)
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.figures.shapes import Mesh, vertex_normals
-from styleavatar3d.figures.wear import antennae, glasses
+from styleavatar3d.figures.wear import antennae, collars, glasses, hats, moustache, neck_of, trim
+
+_CLOTH = 0.06
+_NEIGHBOURS = 8
+
+
+class Garment(NamedTuple):
+    """A mesh of the template, and the vertices of the head that carry each of its points."""
+
+    cut: Cut
+    part: int
+    anchors: Int[Tensor, "points neighbours"]
+    weights: Float[Tensor, "points neighbours"]
 
 
 def build_figure(
@@ -19,38 +46,89 @@ def build_figure(
     model = HeadModel.load()
     head = face(model, look, expression)
     points = {name: head[index] for name, index in model.points.items()}
-    skin_normals = vertex_normals(head, model.faces[model.parts == SKIN])
-    cloth = 0.06 * shirt_mask(model.template)
-    beard = 0.0 * cloth
-    if look.beard != "none":
-        beard = (0.12 if look.beard == "full beard" else 0.09) * beard_mask(model.template, look.beard)
-    dressed = head + skin_normals * (cloth + beard)[:, None]
-    pieces: list[tuple[Tensor, Tensor, Tensor, Tensor | int]] = [(dressed, model.template, model.faces, model.parts)]
-    for name, (vertices, faces, flow), part in _worn(model, look):
-        pieces.append((model.bind(name, vertices, head), flow, faces, part))
+    pieces = [(_inflated(model, look, head), model.template, model.faces, model.parts)]
+    moved = head - model.template
+    for name in _worn(look):
+        (vertices, faces, flow), part, anchors, weights = garment(model, name)
+        carried = vertices + torch.einsum("pnc,pn->pc", moved[anchors], weights)
+        pieces.append((carried, flow, faces, torch.tensor(part)))
     if look.glasses != "none":
         for (vertices, faces), part in _glasses(model, look, head, points):
-            pieces.append((vertices, vertices, faces, part))
+            pieces.append((vertices, vertices, faces, torch.tensor(part)))
     return _assemble(model, look, head, points, pieces).to(device)
 
 
-def _worn(model: HeadModel, look: Look) -> list[tuple[str, Cut, int]]:
-    """What is carried by the scalp."""
-    worn = []
+def _inflated(model: HeadModel, look: Look, head: Tensor) -> Float[Tensor, "vertices 3"]:
+    """The head, swollen where cloth or a beard covers it."""
+    cloth, beard = _swelling(model, look.beard)
+    out = vertex_normals(head, model.faces[model.parts == SKIN])
+    return head + out * cloth[:, None] + beard[:, None] * (out + out.new_tensor((0.0, -0.35, 0.15)))
+
+
+@cache
+def _swelling(model: HeadModel, beard: str) -> tuple[Tensor, Tensor]:
+    """Decimetres by which cloth and a beard stand off the skin."""
+    skin = torch.zeros(len(model.template))
+    skin[model.faces[model.parts == SKIN].unique()] = 1
+    cloth = _CLOTH * shirt_mask(model.template) * skin
+    if beard != "full beard":
+        return cloth, 0 * cloth
+    grown = 0.19 + 0.04 * symmetric_bumps(model.template, 14.0)
+    return cloth, grown * beard_mask(model.template, beard) * skin
+
+
+def _worn(look: Look) -> list[str]:
+    """Names of what is carried by the head and the neck."""
+    worn = [f"shirt: {look.shirt}"]
     if look.hair != "bald":
-        worn.append((look.hair, model.haircuts[look.hair], HAIR))
+        worn.append(f"hair: {look.hair}" + (" under a hat" if look.hat != "none" else ""))
+    if look.hat != "none":
+        worn.append(f"hat: {look.hat}")
+    if look.beard != "none":
+        worn.append("beard: moustache")
     if look.kind == "alien":
-        vertices, faces = antennae()
-        worn.append(("antennae", Cut(vertices, faces, vertices), ANTENNA))
+        worn.append("antennae: pair")
     return worn
 
 
+@cache
+def garment(model: HeadModel, name: str) -> Garment:
+    """A garment of `_worn`, tied to the nearest vertices that can carry it."""
+    kind, which = name.split(": ")
+    vertices = model.template
+    skin = model.faces[model.parts == SKIN].unique()
+    if kind == "shirt":
+        cut, part, carriers = collars(neck_of(vertices[skin]))[which], SHIRT, skin[vertices[skin, 1] < 6.7]
+    elif kind == "beard":
+        cut, part, carriers = moustache(), HAIR, skin
+    else:
+        face_front = (vertices[model.anchors, 2] > 0.9) & (vertices[model.anchors, 1] < 7.75)
+        carriers = model.anchors[~face_front]
+        skull = Skull(vertices[skin[vertices[skin, 1] > SCALP]])
+        cut, part = _on_the_head(skull, kind, which)
+    distance, nearest = torch.cdist(cut.vertices, vertices[carriers]).topk(_NEIGHBOURS, largest=False)
+    weights = 1 / (distance + 0.15) ** 2
+    return Garment(cut, part, carriers[nearest], weights / weights.sum(1, keepdim=True))
+
+
+def _on_the_head(skull: Skull, kind: str, which: str) -> tuple[Cut, int]:
+    if kind == "hat":
+        return hats(skull)[which], HAT
+    if kind == "antennae":
+        return antennae(), ANTENNA
+    cut = haircuts(skull)[which.removesuffix(" under a hat")]
+    return (trim(cut, skull) if which.endswith(" under a hat") else cut), HAIR
+
+
 def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tensor]) -> list[tuple[Mesh, int]]:
-    """Frames stand clear of brows, cheeks and eyeballs."""
-    around = model.template[:, :2].abs() - torch.tensor([0.33, 7.27])
-    front = head[(around.abs() < 0.25).all(1) & (model.template[:, 2] > 0.5), 2].max()
-    frame, lens = glasses(points["left_eye"], points["left_ear"], float(front) + 0.06)
-    return [(frame, FRAME), (lens, LENS)] if look.glasses == "sunglasses" else [(frame, FRAME)]
+    """Frames stand clear of brows, cheeks, eyeballs and temples."""
+    x, y, z = model.template.unbind(1)
+    around = ((x.abs() - 0.33).abs() < 0.3) & ((y - 7.27).abs() < 0.27) & (z > 0.5)
+    beside = ((y - points["left_eye"][1] - 0.04).abs() < 0.12) & (z > 0.5) & (z < 1.3)
+    front, temple = float(head[around, 2].max()) + 0.06, float(head[beside, 0].max()) + 0.06
+    dark = look.glasses == "sunglasses"
+    frame, lens = glasses(points["left_eye"], points["left_ear"], front, temple, dark)
+    return [(frame, FRAME), (lens, LENS)] if dark else [(frame, FRAME)]
 
 
 def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: list) -> Figure:
@@ -60,7 +138,7 @@ def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: 
         starts.append(starts[-1] + len(piece[0]))
     vertices, canonical = torch.cat([piece[0] for piece in pieces]), torch.cat([piece[1] for piece in pieces])
     faces = torch.cat([piece[2] + start for piece, start in zip(pieces, starts, strict=False)])
-    parts = torch.cat([torch.as_tensor(part).expand(len(mesh)) for _, _, mesh, part in pieces])
+    parts = torch.cat([part.expand(len(mesh)) for _, _, mesh, part in pieces])
     centre = (points["left_ear"] + points["right_ear"]) / 2
     scale = HEAD_HEIGHT / (points["crown"] - points["chin"])[1]
     points = points | {f"{side}_shoulder": head[model.joints[f"{side[0]}-shoulder"]] for side in ("left", "right")}

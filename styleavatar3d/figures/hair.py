@@ -24,6 +24,8 @@ Volume = Callable[[Tensor, Tensor], Tensor]
 _CROWN_TO_FLOOR = 56
 """Samples of a path of hair before it is cut to its length."""
 _FLOOR = 4.6
+_POLES = 46
+"""Rows of the table of radii, 4 degrees apart."""
 
 
 class Cut(NamedTuple):
@@ -37,28 +39,38 @@ class Cut(NamedTuple):
 
 
 class Skull:
-    """The template head as a radius over directions, ears left out."""
+    """The template head, or its neck, as a radius over directions from a centre, ears left out."""
 
-    def __init__(self, head: Float[Tensor, "vertices 3"]):
-        ears = (head[:, 0].abs() > 0.78) & (head[:, 1] < 7.7) & (head[:, 2] < 0.65)
-        offset = head[~ears] - HEAD_CENTRE
-        self.directions, self.radii = normalize(offset, dim=1), offset.norm(dim=1)
-
-    def radius(self, directions: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
-        """Distance from the head's centre to the skin in unit directions."""
-        cosine = directions.reshape(-1, 3) @ self.directions.T
+    def __init__(self, skin: Float[Tensor, "vertices 3"], centre: Float[Tensor, "3"] = HEAD_CENTRE):
+        ears = (skin[:, 0].abs() > 0.78) & (skin[:, 1] < 7.7) & (skin[:, 1] > 6.7) & (skin[:, 2] < 0.65)
+        offset = skin[~ears] - centre
+        polar, azimuth = torch.linspace(0, math.pi, _POLES), torch.linspace(-math.pi, math.pi, 2 * _POLES - 1)
+        cosine = direction(azimuth[None], polar[:, None]) @ normalize(offset, dim=1).T
         weight = torch.exp((cosine - 1) * 120) + 1e-9 * (cosine + 1.01)
         weight = torch.where(cosine > math.cos(0.22), weight, weight * 1e-6)
-        return (weight @ self.radii / weight.sum(1)).view(directions.shape[:-1])
+        table = weight @ offset.norm(dim=1) / weight.sum(-1)
+        self.centre, self.table = centre, 0.5 * (table + table.flip(1))
+
+    def radius(self, directions: Float[Tensor, "... 3"]) -> Float[Tensor, "..."]:
+        """Distance from the centre to the skin in unit directions."""
+        x, y, z = directions.unbind(-1)
+        row = torch.acos(y.clamp(-1, 1)) / math.pi * (_POLES - 1)
+        column = (torch.atan2(x, z) / math.pi + 1) * (_POLES - 1)
+        top, left = row.long().clamp(max=_POLES - 2), column.long().clamp(max=2 * _POLES - 3)
+        down, right = row - top, column - left
+        above = self.table[top, left].lerp(self.table[top, left + 1], right)
+        below = self.table[top + 1, left].lerp(self.table[top + 1, left + 1], right)
+        return above.lerp(below, down)
 
     def surface(self, directions: Float[Tensor, "... 3"], above: Tensor | float) -> Float[Tensor, "... 3"]:
-        """Points `above` decimetres over the skin in unit directions from the head's centre."""
-        return HEAD_CENTRE + directions * (self.radius(directions) + above)[..., None]
+        """Points `above` decimetres over the skin in unit directions from the centre."""
+        return self.centre + directions * (self.radius(directions) + above)[..., None]
 
 
 def direction(azimuth: Tensor, polar: Tensor) -> Float[Tensor, "... 3"]:
     """Unit vectors; azimuth 0 is the face, polar 0 straight up."""
-    return torch.stack([polar.sin() * azimuth.sin(), polar.cos().expand_as(azimuth), polar.sin() * azimuth.cos()], -1)
+    azimuth, polar = torch.broadcast_tensors(azimuth, polar)
+    return torch.stack([polar.sin() * azimuth.sin(), polar.cos(), polar.sin() * azimuth.cos()], -1)
 
 
 def smooth(value: Tensor, start: float, end: float) -> Tensor:
@@ -101,24 +113,28 @@ def drape(
     tips: float = 0.0,
     bumps: float = 0.0,
     frequency: float = 9.0,
+    curl: float = 0.0,
 ) -> Cut:
-    """Hair of some `volume` down to the heights `end`. `cling` (0 .. 1) lets it follow the nape and the neck, `locks`
-    is the relief of `count` locks on either side, `tips` how far they point below the end."""
+    """Hair of some `volume` down to the heights `end`. `cling` (0 .. 1) lets it follow the nape and the neck, as it does
+    before `parting` degrees anyway, `locks` is the relief of `count` locks on either side, `tips` how far they point
+    below the end, `curl` how far the ends turn in."""
     azimuth = azimuths(parting, columns)
     lock = torch.cos(azimuth * count) * 0.5 + 0.5
-    path = _paths(skull, volume, azimuth, cling)
+    fringe = 1 - smooth(azimuth.abs().rad2deg(), parting - 12, parting + 6)
+    path = _paths(skull, volume, azimuth, torch.maximum(fringe, torch.tensor(cling)))
     stop = end(azimuth) - tips * lock * ramp(azimuth.abs(), 0.9, 1.3)
     outer = _cut_to(path, stop, rows)
     way = torch.linspace(0, 1, rows)[:, None]
-    wave = torch.cos(azimuth * count + 0.8 * torch.sin(4 * way) * azimuth.sign()) * 0.5 - 0.5
-    relief = locks * wave * ramp(way, 0.05, 0.5) * torch.ones_like(azimuth)
+    wave = torch.cos(azimuth * count + 0.8 * torch.sin(4 * way) * azimuth.sign())
+    relief = 0.5 * locks * wave * smooth(way, 0.15, 0.6)
+    relief = relief - curl * smooth(way, 0.72, 1.0) ** 2 * smooth(azimuth.abs().rad2deg(), parting, parting + 12)
     relief = relief + bumps * symmetric_bumps(outer, frequency) * ramp(way, 0.0, 0.15)
     out = normalize(outer - HEAD_CENTRE, dim=-1)
     outer = outer + relief[..., None] * out
     return _closed(skull, outer, azimuth)
 
 
-def _paths(skull: Skull, volume: Volume, azimuth: Tensor, cling: float) -> Float[Tensor, "samples columns 3"]:
+def _paths(skull: Skull, volume: Volume, azimuth: Tensor, cling: Tensor) -> Float[Tensor, "samples columns 3"]:
     """Paths from the crown to the floor, one for each azimuth."""
     polar = torch.linspace(0, 2.3, _CROWN_TO_FLOOR - 12)[:, None].expand(-1, len(azimuth))
     around = azimuth.expand_as(polar)
@@ -258,13 +274,15 @@ def _parted(height: float, wide: float) -> Volume:
     def volume(azimuth: Tensor, polar: Tensor) -> Tensor:
         groove = torch.exp(-((azimuth * polar.sin() / 0.09) ** 2)) * (azimuth.abs() < 1.5)
         ears = torch.exp(-(((azimuth.abs() - 1.5) / 0.5) ** 2)) * smooth(polar, 0.9, 1.6)
-        return (height + wide * ears) * (1 - 0.7 * groove)
+        hairy = hairline(azimuth.clamp(-0.9, 0.9)) - polar
+        front = (1 - smooth(azimuth.abs(), 0.6, 1.0)) * (1 - smooth(hairy, -0.1, 0.35))
+        return (height + wide * ears) * (1 - 0.7 * groove) * (1 - 0.55 * front)
 
     return volume
 
 
 def _afro(skull: Skull) -> Volume:
-    centre, size = torch.tensor([0.0, 7.86, 0.08]), 1.3
+    centre, size = torch.tensor([0.0, 7.82, 0.08]), 1.26
 
     def volume(azimuth: Tensor, polar: Tensor) -> Tensor:
         out = direction(azimuth, polar)
@@ -272,9 +290,13 @@ def _afro(skull: Skull) -> Volume:
         along = (out * offset).sum(-1)
         sphere = -along + (along**2 - (offset**2).sum() + size**2).sqrt()
         room = (sphere - skull.radius(out)).clamp(min=0.1)
-        return room * (0.35 + 0.65 * smooth(hairline(azimuth) - polar, 0.0, 0.35))
+        return room * (0.25 + 0.75 * ramp(hairline(azimuth) - polar, 0.0, 0.55) ** 0.6)
 
     return volume
+
+
+_CREST = ((-0.26, -0.08), (-0.23, 0.2), (-0.12, 0.5), (0.0, 0.62), (0.12, 0.5), (0.23, 0.2), (0.26, -0.08))
+"""Sideways, and height over the skin."""
 
 
 def _crest(skull: Skull) -> Cut:
@@ -283,7 +305,7 @@ def _crest(skull: Skull) -> Cut:
     profile = torch.sin((along + 1.0) / 3.05 * math.pi).clamp(min=0) ** 0.4
     spikes = 1 + 0.16 * torch.cos(along * 13)
     rows = []
-    for side, height in ((-0.2, -0.08), (-0.16, 0.16), (-0.08, 0.5), (0.0, 0.62), (0.08, 0.5), (0.16, 0.16), (0.2, -0.08)):
+    for side, height in _CREST:
         out = normalize(torch.stack([torch.full_like(along, side), along.cos(), -along.sin()], 1), dim=1)
         tall = height * (spikes if height > 0.2 else 1) * profile
         rows.append(skull.surface(out, torch.where(profile > 0.01, tall, -0.08)))
@@ -299,25 +321,30 @@ def _bun() -> Cut:
     around = torch.atan2(vertices[:, 0], vertices[:, 2]) + 1.1 * vertices[:, 1]
     size = 0.43 * (1 + 0.06 * torch.cos(7 * around))
     flow = torch.stack([around.sin(), 7.5 + vertices[:, 1], around.cos() + 0.2], 1)
-    return Cut(vertices * size[:, None] * torch.tensor([1.0, 0.86, 1.0]) + torch.tensor([0.0, 8.78, -0.05]), faces, flow)
+    return Cut(vertices * size[:, None] * torch.tensor([1.0, 0.86, 1.0]) + torch.tensor([0.0, 8.66, -0.05]), faces, flow)
 
 
 def _tail() -> Cut:
     """A high tail that swings to the figure's left."""
-    knots = [(0.0, 8.3, -0.3), (0.04, 8.85, -0.62), (0.16, 8.7, -1.12), (0.36, 7.8, -1.36), (0.72, 6.8, -1.18), (1.0, 5.9, -0.8)]
+    knots = [
+        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.8, 7.0, -0.98), (1.22, 6.0, -0.5)
+    ]
     way = torch.linspace(0, 1, 22)
-    radius = 0.17 + 0.16 * torch.sin(math.pi * way.clamp(max=0.9) ** 0.8) - 0.2 * ramp(way, 0.75, 1.0)
-    band = torch.exp(-(((way - 0.14) / 0.04) ** 2))
+    radius = 0.2 + 0.2 * torch.sin(math.pi * way.clamp(max=0.9) ** 0.75) - 0.24 * ramp(way, 0.7, 1.0)
+    band = torch.exp(-(((way - 0.13) / 0.04) ** 2))
     return strand(curve(knots, 22), radius * (1 - 0.25 * band), 12, relief=0.1)
 
 
 def _braid() -> Cut:
-    """A braid from behind the left ear over the front of the shoulder."""
-    knots = [(0.62, 7.1, -0.2), (0.92, 6.75, -0.12), (1.14, 6.25, 0.2), (1.16, 5.7, 0.85), (1.0, 5.05, 1.3)]
-    way = torch.linspace(0, 1, 31)
-    bulge = 0.72 + 0.28 * torch.sin(way * 7 * math.pi).abs() ** 0.7
-    radius = (0.22 - 0.04 * way) * bulge
-    return strand(curve(knots, 31), radius, 8, relief=0.08)
+    """A braid from behind the left ear over the front of the shoulder, with a tuft under its tie."""
+    knots = [(0.6, 7.2, -0.25), (0.95, 6.8, -0.2), (1.16, 6.3, 0.15), (1.16, 5.75, 0.85), (0.98, 5.25, 1.3)]
+    way = torch.linspace(0, 1, 36)
+    bulge = 0.62 + 0.38 * torch.sin(way * 7 * math.pi).abs() ** 0.6
+    cut = strand(curve(knots, 36), 0.24 * bulge * (1 - 0.15 * way), 8, relief=0.05)
+    around = torch.atan2(cut.flow[:, 0], cut.flow[:, 2] - 0.2) / 3
+    zigzag = 0.5 * torch.asin(torch.sin(7 * math.pi * (8.4 - cut.flow[:, 1]) / 3))
+    around = around + zigzag * around.sign()
+    return cut._replace(flow=torch.stack([0.9 * around.sin(), cut.flow[:, 1], 0.9 * around.cos() + 0.2], 1))
 
 
 def haircuts(skull: Skull) -> dict[str, Cut]:
@@ -331,19 +358,20 @@ def haircuts(skull: Skull) -> dict[str, Cut]:
         "short": drape(skull, _short, line, cling=1.0, locks=0.07, count=9),
         "quiff": drape(skull, _quiff, line, cling=1.0, locks=0.05, count=9, columns=64),
         "bob": drape(
-            skull, _parted(0.2, 0.16), falling(skull, 6.35, 50, lower=72, rise=0.05), parting=50, rows=17,
-            locks=0.05, tips=0.06, cling=0.25,
+            skull, _parted(0.2, 0.18), falling(skull, 6.2, 50, lower=73, rise=0.35), parting=50, rows=17,
+            locks=0.06, tips=0.12, cling=0.35, curl=0.2,
         ),
         "long": drape(
-            skull, _parted(0.18, 0.16), falling(skull, 4.95, 55), parting=55, rows=20, locks=0.06, tips=0.1, cling=0.2
+            skull, _parted(0.2, 0.16), falling(skull, 4.95, 55), parting=55, rows=19, columns=58, locks=0.08, tips=0.15,
+            cling=0.3,
         ),
         "ponytail": join(slick, _tail()),
         "bun": join(slick, _bun()),
         "afro": drape(skull, _afro(skull), line, rows=16, cling=1.0, bumps=0.06, frequency=11.0, columns=70),
         "mohawk": _crest(skull),
         "curly": drape(
-            skull, _parted(0.3, 0.1), falling(skull, 6.6, 52, lower=66), parting=52, rows=18, columns=68, bumps=0.11,
-            frequency=9.0, cling=0.5,
+            skull, _parted(0.3, 0.1), falling(skull, 6.65, 52, lower=64), parting=52, rows=17, columns=64, bumps=0.16,
+            frequency=8.0, cling=0.6, tips=0.15, count=8, curl=0.15,
         ),
         "braids": join(parted, braid, reflected(braid)),
     }
