@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from styleavatar3d.figures.heads import SKIN, Figure
+from styleavatar3d.figures.heads import EYE, MOUTH, SKIN, TEETH, Figure
 from styleavatar3d.figures.rasterize import project
 
 POINT_COLORS = {
@@ -28,6 +28,8 @@ LIMBS = {
 }
 POINTS = tuple(POINT_COLORS)
 
+_FLESH = (SKIN, EYE, TEETH, MOUTH)
+"""What hides points: skin alone has holes, through which the far ear would be seen."""
 SURFACE = 0.0156
 """How deep a point may lie under the skin and still be seen: 1 cm."""
 JOINT = 0.3
@@ -55,8 +57,8 @@ def locate(
     xy, depth = project(points, labels.to(points))
     allowed = points.new_tensor([_DEPTH_ALLOWED.get(name, SURFACE) for name in POINTS])
     origins = labels[:, [3, 7, 11]].to(points)
-    skin = figure.faces[figure.parts == SKIN]
-    gap = torch.stack([_in_front(figure.vertices, skin, origin, points) for origin in origins])
+    flesh = figure.faces[torch.isin(figure.parts, figure.parts.new_tensor(_FLESH))]
+    gap = torch.stack([_in_front(figure.vertices, flesh, origin, points) for origin in origins])
     return xy, (gap <= allowed) & ((xy >= 0) & (xy < 1)).all(-1) & (depth > 0)
 
 
