@@ -34,7 +34,7 @@ install_project() {
 }
 
 VENV="${VENV:-.venv}"
-[ -x "$VENV/bin/python" ] || "$(find_python)" -m venv "$VENV"
+[ -x "$VENV/bin/python" ] || { interpreter="$(find_python)" || exit; "$interpreter" -m venv "$VENV"; }
 source "$VENV/bin/activate"
 export PIP_DISABLE_PIP_VERSION_CHECK=1
 install_project "$@"
