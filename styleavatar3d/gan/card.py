@@ -1,5 +1,6 @@
 """The model card that travels with a generator's weights."""
 
+import json
 from collections.abc import Sequence
 
 from styleavatar3d.config import config_hash
@@ -16,7 +17,7 @@ def model_card(config: GanConfig, images: int, licences: Sequence[str]) -> str:
     return f"""---
 library_name: styleavatar3d
 tags: [3d-gan, avatar, machine-made]
-licences_of_training_data: [{", ".join(licences)}]
+licences_of_training_data: {json.dumps(list(licences), ensure_ascii=False)}
 images_seen: {images}
 seed: {config.run.seed}
 config_hash: {config_hash(config)}
@@ -24,7 +25,7 @@ config_hash: {config_hash(config)}
 # 3D avatar generator, {size} px
 
 A 3D-aware GAN (planes of depths {model.depths}, box of {model.box} world units): its moving average after {images}
-images. It learned from `{config.data.shards}`, pictures made by a machine. Their licences: {chain}.
+images. It learned from the pictures in `{config.data.shards}`. Their licences: {chain}.
 
 `Generator.from_pretrained(folder)` of `styleavatar3d.gan.generator` loads `model.safetensors` by `config.json`.
 """
