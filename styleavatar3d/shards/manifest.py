@@ -76,7 +76,7 @@ def read_plan(storage: Storage) -> Plan:
             "there is no data set",
             got=storage.url,
             expected=f"a folder or s3:// prefix with {DATASET}",
-            remedy="make one with `styleavatar3d synthesize`",
+            remedy="make one with `styleavatar3d synthesize` or `styleavatar3d dataset import`",
         )
     return _parse(Plan, storage.read(DATASET), f"{storage.url}/{DATASET}")
 

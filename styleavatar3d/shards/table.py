@@ -78,6 +78,8 @@ def read_table(path: Path, licence: str, problems: Problems) -> list[Row]:
     lines = _lines(path)
     _, header = next(lines, (0, []))
     columns = _columns(path, header)
+    if "licence" not in columns:
+        _licence(licence)
     rows = []
     for number, cells in lines:
         problems.rows += 1
@@ -207,7 +209,7 @@ def _licence(text: str) -> str:
     if text and text.isprintable() and len(text) <= 200:
         return text
     raise StyleAvatarError(
-        "the picture has no licence" if not text else "the licence is no short line of text",
+        "pictures need a licence" if not text else "the licence is no short line of text",
         got=text or None,
         expected="a name such as CC0-1.0, CC-BY-4.0 or 'own work': it travels into the generator's card",
         remedy="fill the column 'licence', or give --licence TEXT for all rows that state none",

@@ -169,7 +169,7 @@ def test_what_is_no_such_table(folder: Path, tmp_path: Path, text: bytes, parts:
         (["a.png", "", 0, "x"], ["yaw is no number", "an empty cell"]),
         (["a.png", 0, "12°", "x"], ["pitch is no number", "12°"]),
         (["a.png", 0, 90, "x"], ["pitch is out of range", "[-89, 89]"]),
-        (["a.png", 0, 0, ""], ["has no licence", "--licence"]),
+        (["a.png", 0, 0, ""], ["pictures need a licence", "--licence"]),
         (["a.png", 0, 0, "two\nlines"], ["no short line"]),
         (["nothing.png", 0, 0, "x"], ["there is no such file", "nothing.png"]),
         (["sub\\a.png", 0, 0, "x"], ["there is no such file", "write / between folders"]),
@@ -299,6 +299,11 @@ def test_sizes_and_folders_that_are_none(folder: Path, tmp_path: Path):
     refused(folder, content, "no pictures of that size", size=0)
     refused(tmp_path / "nowhere", content, "no such folder of pictures")
     refused(folder, tmp_path / "nowhere.csv", "there is no such table")
+
+
+def test_a_table_without_licences_is_one_error_and_not_one_a_row(folder: Path, tmp_path: Path):
+    content = table(tmp_path / "t.csv", [row[:3] for row in rows()], "file,yaw,pitch")
+    assert "row 2" not in refused(folder, content, "pictures need a licence", "--licence TEXT")
 
 
 def test_s3_takes_the_shards_too(folder: Path, tmp_path: Path, s3_server: str):
