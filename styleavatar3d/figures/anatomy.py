@@ -13,7 +13,7 @@ from torch import Tensor
 
 HEAD_CENTRE = torch.tensor([0.0, 7.45, 0.2])
 NECK_CENTRE = torch.tensor([0.0, 6.4, 0.15])
-EYE_CENTRE = (0.31, 7.27)
+EYE_CENTRE = (0.318, 7.284)
 """|x| and y of an eye; refined from the mesh by `HeadModel`."""
 SCALP = 6.3
 """Height above which skin counts as head."""

@@ -44,9 +44,10 @@ def build_figure(
 ) -> Figure:
     """Dress the head of a look; `expression` holds strengths of the 52 names, such as {"jawOpen": 0.5}."""
     model = HeadModel.load()
-    head = face(model, look, expression)
+    bare = face(model, look, expression)
+    head = bare.vertices
     points = {name: head[index] for name, index in model.points.items()}
-    pieces = [(_inflated(model, look, head), model.template, model.faces, model.parts)]
+    pieces = [(_inflated(model, look, head), bare.canonical, bare.faces, bare.parts)]
     moved = head - model.template
     for name in _worn(look):
         (vertices, faces, flow), part, anchors, weights = garment(model, name)
@@ -140,9 +141,9 @@ def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: 
     faces = torch.cat([piece[2] + start for piece, start in zip(pieces, starts, strict=False)])
     parts = torch.cat([part.expand(len(mesh)) for _, _, mesh, part in pieces])
     centre = (points["left_ear"] + points["right_ear"]) / 2
-    scale = HEAD_HEIGHT / (points["crown"] - points["chin"])[1]
+    scale = HEAD_HEIGHT / (model.template[model.points["crown"], 1] - model.template[model.points["chin"], 1])
     points = points | {f"{side}_shoulder": head[model.joints[f"{side[0]}-shoulder"]] for side in ("left", "right")}
     points["neck"] = head[model.joints["neck"]]
     key_points = {name: (point - centre) * scale for name, point in points.items() if name not in ("chin", "crown")}
-    world = (vertices - centre) * scale
-    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look)
+    world, landmarks = (vertices - centre) * scale, (head[model.landmarks] - centre) * scale
+    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look, landmarks)

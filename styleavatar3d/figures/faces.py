@@ -1,74 +1,225 @@
-"""The bare head of a look: which phenotype, which local changes, which expression."""
+"""The bare head of a look: which phenotype, which local changes, which expression; then drawn larger than life.
 
+A caricature is a smooth warp of space around the eyes, the mouth, the jaw and the neck. It comes after the expression,
+and it keeps lids on eyeballs and teeth behind lips whatever it magnifies, because no warp of space can move one surface
+through another: every expression of the model works on every caricature.
+"""
+
+import math
 import random
+from dataclasses import dataclass
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
-from styleavatar3d.figures.anatomy import ramp
-from styleavatar3d.figures.heads import ORIGINS, HeadModel
+from styleavatar3d.figures.anatomy import EYE_CENTRE, ramp
+from styleavatar3d.figures.heads import EYE, LASH, ORIGINS, HeadModel
+from styleavatar3d.figures.landmarks import LANDMARKS
 from styleavatar3d.figures.looks import Look
 
 _NECK = 6.1
 """Template height where the head ends and the body begins."""
 _SHOULDER_DROP = 1.75
 """Decimetres of the template from ears to shoulder joints."""
+_IRIS = 1.75
+"""How much larger than in the template irises are."""
+_GAZE = (0.055, 0.035)
+"""Template decimetres that irises travel, sideways and up or down, when eyes look as far as they can."""
+_SMILE = {
+    "mouthSmileLeft": 1.1,
+    "mouthSmileRight": 1.1,
+    "jawOpen": 0.16,
+    "mouthUpperUpLeft": 0.7,
+    "mouthUpperUpRight": 0.7,
+    "cheekSquintLeft": 0.5,
+    "cheekSquintRight": 0.5,
+}
 
 
-def face(model: HeadModel, look: Look, expression: dict[str, float] | None = None) -> Float[Tensor, "vertices 3"]:
-    """The bare head of a look, template coordinates, its skull as high as the template's.
+@dataclass(frozen=True)
+class Face:
+    """A bare head in decimetres, as high as the template's when its mouth is shut."""
 
-    `expression` (strengths of the 52 names) is added to the look's smile.
-    """
+    vertices: Float[Tensor, "vertices 3"]
+    canonical: Float[Tensor, "vertices 3"]
+    """Template coordinates; on eyeballs those of a sphere that looks where the eye looks."""
+    faces: Int[Tensor, "faces 3"]
+    parts: Int[Tensor, "faces"]
+
+
+def face(model: HeadModel, look: Look, expression: dict[str, float] | None = None) -> Face:
+    """The bare head of a look. `expression` (strengths of the 52 names) is added to the look's smile."""
     draw = random.Random(f"face/{look.seed}")
-    low, high = {"child": (0.22, 0.38), "young": (0.6, 0.72), "old": (0.93, 1.0)}[look.age]
+    neutral = _normalised(model, _identity(model, look, draw))
+    smile, asked = _SMILE if look.smile else {}, expression or {}
+    strengths = {name: smile.get(name, 0.0) + asked.get(name, 0.0) for name in {**smile, **asked}}
+    vertices = neutral.clone()
+    model.express(vertices, _lids(model, neutral, strengths))
+    ends = neutral[[model.points["crown"], model.points["chin"]]]
+    warped = _caricature(model, look, draw, neutral, torch.cat([vertices, ends]))
+    vertices = _smaller_body(model, _scaled(model, warped[:-2], warped[-2:]), look)
+    shown = torch.ones_like(model.parts, dtype=torch.bool) if _has_lashes(look) else model.parts != LASH
+    return Face(vertices, _looking(model, vertices, strengths), model.faces[shown], model.parts[shown])
+
+
+def _has_lashes(look: Look) -> bool:
+    return look.gender == "woman" and look.kind in ("human", "alien")
+
+
+def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor, "vertices 3"]:
+    """Phenotype and local changes of a look."""
+    low, high = {"child": (0.24, 0.34), "young": (0.58, 0.68), "old": (0.94, 1.0)}[look.age]
     tilt = {"pale": (0.05, 0.4, 1), "tan": (0.3, 1, 0.6), "brown": (0.8, 0.3, 0.3), "dark": (1, 0.05, 0.05)}
     origin = [weight * draw.uniform(0.3, 1) for weight in tilt.get(look.skin, (1, 1, 1))]
-    gender = draw.uniform(0.0, 0.1) if look.gender == "man" else draw.uniform(0.9, 1.0)
+    manly = look.gender == "man"
+    gender = draw.uniform(0.0, 0.06) if manly else draw.uniform(0.94, 1.0)
     vertices = model.phenotype(
         gender=gender,
         age=draw.uniform(low, high),
-        muscle=draw.uniform(0.3, 0.8),
+        muscle=draw.uniform(0.5, 0.9) if manly else draw.uniform(0.3, 0.6),
         weight=0.2 + 0.75 * look.build,
         **dict(zip(ORIGINS, origin, strict=True)),
     )
     changes = {name: draw.gauss(0, 0.3) for name in sorted({pair[:-1] for pair in model.locals.names})}
-    changes |= {name: 0.0 for name in changes if name.startswith("neck")}
-    alien = look.kind == "alien"
-    pointed = alien and look.hair not in ("bob", "long")
+    changes |= {name: 0.0 for name in changes if name.startswith(("neck", "eye-"))}
     changes |= {
-        "eye-scale-incr": draw.uniform(1.8, 2.4) + (0.4 if alien else 0.0) - (0.5 if look.age == "child" else 0.0),
-        "eye-height1-incr": 0.4,
-        "eye-height2-incr": draw.uniform(0.7, 1.1),
-        "eye-height3-incr": 0.4,
-        "eye-eyefold-up": 0.0,
-        "eye-epicanthus-out": 0.0,
-        "eye-bag-incr": 0.0,
+        "eye-corner1-up": draw.gauss(0, 0.3),
+        "eye-corner2-up": draw.gauss(0, 0.3),
+        "eye-scale-incr": draw.uniform(0.2, 0.6),
+        "eye-height2-incr": 0.4,
         "ear-wing-incr": -0.5,
         "head-age-incr": {"old": 1.0, "young": -0.3, "child": -0.4}[look.age],
         "head-scale-vert-incr": draw.uniform(-0.5, 0.2),
-        "nose-scale-horiz-incr": -0.6 if alien else draw.uniform(-0.5, 0.6),
-        "nose-scale-vert-incr": -0.6 if alien else draw.uniform(-0.4, 0.2),
-        "mouth-scale-horiz-incr": draw.uniform(0.2, 0.8),
-        "ear-scale-incr": 0.9 if pointed else draw.uniform(-0.3, 0.2),
-        "ear-shape-triangle": 1.5 if pointed else 0.0,
+        "nose-scale-horiz-incr": draw.uniform(-0.5, 0.6) - (0.0 if manly else 0.3),
+        "nose-scale-vert-incr": draw.uniform(-0.4, 0.2),
+        "nose-hump-incr": draw.gauss(0, 0.3) if manly else -0.3,
+        "mouth-scale-horiz-incr": draw.uniform(0.0, 0.5),
+        "ear-scale-incr": draw.uniform(-0.3, 0.2),
     }
+    changes |= _of_gender(look) | _of_kind(look)
     model.change(vertices, changes)
-    smile = {"mouthSmileLeft": 1.2, "mouthSmileRight": 1.2} if look.smile else {}
-    asked = expression or {}
-    model.express(vertices, {name: smile.get(name, 0.0) + asked.get(name, 0.0) for name in {*smile, *asked}})
-    height = [(field[model.points["crown"]] - field[model.points["chin"]])[1] for field in (model.template, vertices)]
-    origin_joint = model.joints["head"]
-    vertices = (vertices - vertices[origin_joint]) * (height[0] / height[1]) + model.template[origin_joint]
-    return _smaller_body(model, vertices)
+    return vertices
 
 
-def _smaller_body(model: HeadModel, vertices: Tensor) -> Tensor:
-    """Shoulders drawn in and up under the head, so that a view that the head fills still holds them."""
-    below = (_NECK - model.template[:, 1]).clamp(min=0)
+def _of_gender(look: Look) -> dict[str, float]:
+    if look.age == "child":
+        return {"nose-scale-vert-incr": -0.7, "nose-scale-depth-incr": -0.6, "cheek-volume-incr": 0.7}
+    if look.gender == "man":
+        return {"chin-width-incr": 0.8, "chin-prominent-incr": 0.5, "forehead-nubian-incr": -0.4}
+    return {
+        "chin-width-incr": -0.8,
+        "mouth-upperlip-volume-incr": 0.7,
+        "mouth-lowerlip-volume-incr": 0.7,
+        "mouth-upperlip-height-incr": 0.5,
+        "mouth-lowerlip-height-incr": 0.5,
+        "cheek-bones-incr": 0.4,
+    }
+
+
+def _of_kind(look: Look) -> dict[str, float]:
+    pointed = {"ear-scale-incr": 0.9, "ear-shape-triangle": 1.5, "ear-wing-incr": 0.3}
+    if look.kind == "alien":
+        return {"nose-scale-horiz-incr": -0.7, "nose-scale-vert-incr": -0.8, "nose-scale-depth-incr": -0.6} | pointed
+    if look.kind == "orc":
+        jaw = {"chin-width-incr": 1.0, "chin-prognathism-incr": 0.9, "chin-jaw-drop-incr": 0.5, "chin-bones-incr": 1.0}
+        brow = {"forehead-nubian-incr": -1.0, "eyebrows-angle-up": 0.6}
+        nose = {"nose-scale-horiz-incr": 1.2, "nose-flaring-incr": 1.0, "nose-point-up": 0.8}
+        return pointed | jaw | brow | nose
+    if look.kind == "robot":
+        return {"ear-scale-incr": -1.0, "ear-wing-incr": -1.0, "nose-scale-horiz-incr": -0.5}
+    return {}
+
+
+def _normalised(model: HeadModel, vertices: Tensor) -> Float[Tensor, "vertices 3"]:
+    return _scaled(model, vertices, vertices[[model.points["crown"], model.points["chin"]]])
+
+
+def _scaled(model: HeadModel, vertices: Tensor, ends: Float[Tensor, "2 3"]) -> Float[Tensor, "vertices 3"]:
+    """Scaled so that `ends`, crown and chin, are as far apart as the template's, the head joint in its place."""
+    template, joint = model.template, model.joints["head"]
+    height = template[model.points["crown"], 1] - template[model.points["chin"], 1]
+    return (vertices - vertices[joint]) * (height / (ends[0, 1] - ends[1, 1])) + template[joint]
+
+
+def _lids(model: HeadModel, neutral: Tensor, strengths: dict[str, float]) -> dict[str, float]:
+    """Strengths with which lids close over eyes that are open wider than the template's."""
+    top, bottom = (model.landmarks[LANDMARKS.index(f"eye_left_{end}")] for end in ("top", "bottom"))
+    wider = float((neutral[top] - neutral[bottom])[1] / (model.template[top] - model.template[bottom])[1])
+    return {name: value * (wider if "Blink" in name else 1.0) for name, value in strengths.items()}
+
+
+def _caricature(
+    model: HeadModel, look: Look, draw: random.Random, neutral: Tensor, points: Tensor
+) -> Float[Tensor, "points 3"]:
+    """Larger eyes and mouth, a broader or finer jaw."""
+    lips = model.landmarks[[LANDMARKS.index("lip_upper"), LANDMARKS.index("lip_lower")]]
+    eye, mouth = neutral[model.joints["l-eye"]], neutral[lips].mean(0)
+    child = look.age == "child"
+    big = draw.uniform(-0.06, 0.06) + {"alien": 0.35, "orc": -0.25}.get(look.kind, 0.12 if child else 0.0)
+    woman = 0.12 if look.gender == "woman" and not child else 0.0
+    points = _magnified(points, eye, (0.5, 1.0 + woman, 0.0), (0.16, 0.13, 0.5))
+    points = _magnified(points, eye, (0.75 + big, 0.85 + big, 0.1), (0.30, 0.30, 0.5), apart=0.035)
+    points = _magnified(points, mouth, (0.22, 0.35 + 2 * woman, 0.05), (0.40, 0.22, 0.6))
+    jaw = {"man": 0.07, "woman": -0.07}[look.gender] * (not child) + {"orc": 0.14, "alien": -0.12}.get(look.kind, 0.0)
+    y, z = points[:, 1], points[:, 2]
+    jowl = torch.exp(-(((y - 6.35) / 0.45) ** 2)) * torch.sigmoid((z - 0.35) * 8)
+    skull = torch.exp(-(((y - 8.1) / 0.6) ** 2)) * (0.12 if look.kind == "alien" else 0.0)
+    return torch.stack([points[:, 0] * (1 + jaw * jowl + skull), y, z], 1)
+
+
+def _magnified(
+    points: Float[Tensor, "points 3"],
+    centre: Float[Tensor, "3"],
+    more: tuple[float, float, float],
+    reach: tuple[float, float, float],
+    apart: float = 0.0,
+) -> Float[Tensor, "points 3"]:
+    """Space magnified by 1 + `more` at a centre and at its mirror image, by 1 from about twice the reach on.
+
+    Offsets grow by more * exp(-(offset / reach)^2), which is monotone for `more` up to 2.2. `apart` moves the two
+    centres away from each other.
+    """
+    side = torch.where(points[:, 0] < 0, -1.0, 1.0)
+    offset = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1) - centre
+    share = torch.exp(-((offset / points.new_tensor(reach)) ** 2).sum(1))
+    change = offset * points.new_tensor(more) + points.new_tensor((apart, 0.0, 0.0))
+    if centre[0] > 0.1:
+        change[:, 0] *= torch.tanh(points[:, 0].abs() / 0.12)
+    else:
+        change[:, 0] = points[:, 0] * side * more[0]
+    change = change * share[:, None]
+    return points + torch.stack([change[:, 0] * side, change[:, 1], change[:, 2]], 1)
+
+
+def _looking(model: HeadModel, vertices: Tensor, strengths: dict[str, float]) -> Float[Tensor, "vertices 3"]:
+    """Template coordinates, in which irises are round, of one size, and look where the eyes look."""
+    canonical = model.template.clone()
+    eyes = model.faces[model.parts == EYE].unique()
+    for side, sign in (("Left", 1.0), ("Right", -1.0)):
+        ball = eyes[model.template[eyes, 0] * sign > 0]
+        corners = [model.landmarks[LANDMARKS.index(f"eye_{side.lower()}_{end}")] for end in ("inner", "outer")]
+        middle = torch.stack([vertices[corners, 0].mean().abs(), vertices[ball, 1].mean()])
+        out, up = (strengths.get(f"eyeLook{way}{side}", 0.0) for way in ("Out", "Up"))
+        back, down = (strengths.get(f"eyeLook{way}{side}", 0.0) for way in ("In", "Down"))
+        gaze = vertices.new_tensor((_GAZE[0] * (out - back), _GAZE[1] * (up - down)))
+        flat = torch.stack([vertices[ball, 0] * sign, vertices[ball, 1]], 1)
+        flat = (flat - middle) / _IRIS - gaze + vertices.new_tensor(EYE_CENTRE)
+        canonical[ball, :2] = flat.clamp(min=0.01) * vertices.new_tensor((sign, 1.0))
+    return canonical
+
+
+def _smaller_body(model: HeadModel, vertices: Tensor, look: Look) -> Float[Tensor, "vertices 3"]:
+    """A neck of the look's, and shoulders drawn in and up under the head, so that a view that the head fills still
+    holds them."""
+    slim = 0.9 if look.gender == "woman" else 1.0
+    slim = {"child": 0.82, "young": slim, "old": slim}[look.age] * {"orc": 1.15, "alien": 0.85}.get(look.kind, 1.0)
+    y = model.template[:, 1]
+    throat = torch.exp(-(((y - 5.8) / 0.35) ** 2)) * ramp(7.2 - y, 0.0, 0.8)
+    below = (_NECK - y).clamp(min=0)
     narrow = 1 - 0.28 * ramp(below, 0.0, 0.9)
     ear, shoulder = model.points["left_ear"], model.joints["l-shoulder"]
     missing = vertices[ear, 1] - _SHOULDER_DROP - vertices[shoulder, 1]
     lift = missing * (below / below[shoulder]).clamp(max=1.3) - 2.0 * (below - 1.7).clamp(min=0)
-    return torch.stack([vertices[:, 0] * narrow, vertices[:, 1] + lift, vertices[:, 2] * narrow], 1)
+    around = narrow * (1 + (slim - 1) * throat)
+    return torch.stack([vertices[:, 0] * around, vertices[:, 1] + lift, vertices[:, 2] * around], 1)

@@ -15,12 +15,14 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import SCALP
-from styleavatar3d.figures.hair import Skull, haircuts
+from styleavatar3d.figures.landmarks import landmark_vertices
 from styleavatar3d.figures.looks import Look
 
 SKIN, EYE, LASH, HAIR, SHIRT, FRAME, LENS, ANTENNA, TEETH, MOUTH, HAT, TUSK, METAL = range(13)
 """Part ids. The shirt is the lower part of the skin's faces; `anatomy.shirt_mask` separates it. MOUTH is the tongue and
 the inside of the mouth, METAL what is screwed onto robots."""
+_BARE = (SKIN, EYE, TEETH, MOUTH)
+_CLOSED = (SKIN, EYE, TEETH, MOUTH, FRAME, ANTENNA, TUSK, METAL)
 HEAD_HEIGHT = 0.36
 """Chin to crown of a bare head, world units (1 unit = 0.64 m)."""
 
@@ -35,6 +37,7 @@ _KNOTS = {
     "firmness": (0.0, 0.5, 1.0),
 }
 ORIGINS = ("african", "asian", "caucasian")
+_FLIP = torch.tensor([-1.0, 1.0, 1.0])
 
 
 @dataclass(frozen=True)
@@ -49,60 +52,99 @@ class Figure:
     normals: Float[Tensor, "vertices 3"]
     key_points: dict[str, Float[Tensor, "3"]]
     look: Look
+    landmarks: Float[Tensor, "landmarks 3"]
+    """Points of the face, in the order of `landmarks.LANDMARKS`."""
 
     @property
     def bare(self) -> Bool[Tensor, "faces"]:
         """Faces of the figure without hair and things worn."""
-        return self.parts <= EYE
+        return self._in(_BARE)
 
     @property
     def closed(self) -> Bool[Tensor, "faces"]:
         """Faces that are never seen from behind."""
-        return (self.parts <= EYE) | (self.parts == FRAME) | (self.parts == ANTENNA)
+        return self._in(_CLOSED)
+
+    def _in(self, parts: tuple[int, ...]) -> Bool[Tensor, "faces"]:
+        return torch.isin(self.parts, self.parts.new_tensor(parts))
 
     def to(self, device: torch.device | str) -> "Figure":
-        fields = ("vertices", "faces", "parts", "canonical", "normals")
+        fields = ("vertices", "faces", "parts", "canonical", "normals", "landmarks")
         points = {name: point.to(device) for name, point in self.key_points.items()}
         return replace(self, key_points=points, **{name: getattr(self, name).to(device) for name in fields})
 
 
 @dataclass(frozen=True)
 class SparseShapes:
-    """Named displacements that touch few vertices."""
+    """Named displacements that touch few vertices; `owner` says to which shape an entry belongs."""
 
     names: tuple[str, ...]
-    ends: Int[Tensor, "shapes"]
+    owner: Int[Tensor, "entries"]
     index: Int[Tensor, "entries"]
     offset: Float[Tensor, "entries 3"]
 
     def add(self, vertices: Float[Tensor, "vertices 3"], weights: Float[Tensor, "shapes"]) -> None:
         """Add the weighted sum of the shapes to `vertices`, in place."""
-        counts = torch.diff(self.ends, prepend=self.ends.new_zeros(1))
-        strength = torch.repeat_interleave(weights, counts)
+        strength = weights[self.owner]
         some = torch.nonzero(strength).squeeze(1)
         vertices.index_add_(0, self.index[some], self.offset[some] * strength[some, None])
 
 
 class HeadModel:
-    """The baked bust. Vertices are template coordinates: decimetres, y up, face to +z; the last ones are joints."""
+    """The baked bust. Vertices are template coordinates: decimetres, y up, face to +z; the file holds the left half."""
 
     def __init__(self, tensors: dict[str, Tensor], metadata: dict[str, str]):
-        self.template = tensors["template"]
-        self.faces = tensors["faces"].long()
-        self.parts = tensors["parts"].long()
+        half = tensors["template"]
+        self._beside = torch.nonzero(half[:, 0] > 0).squeeze(1)
+        self.mirror = torch.cat([torch.arange(len(half)), self._beside])
+        self.mirror[self._beside] = len(half) + torch.arange(len(self._beside))
+        self.template = self.unfold(half)
+        faces = tensors["faces"].long()
+        self.faces = torch.cat([faces, self.mirror[faces].flip(1)])
+        self.parts = tensors["parts"].long().repeat(2)
         self.basis = tensors["phenotype.basis"].float() * tensors["phenotype.scale"][:, None, None]
         self.mix, self.mask = tensors["phenotype.mix"].float(), tensors["phenotype.mask"].bool()
         pairs = tuple(f"{name}{sign}" for name in metadata["locals"].split() for sign in "+-")
-        self.locals = _sparse(tensors, "local", pairs)
-        self.expressions = _sparse(tensors, "expression", tuple(metadata["expressions"].split()))
-        joints = metadata["joints"].split()
-        self.joints = {name: len(self.template) - len(joints) + i for i, name in enumerate(joints)}
+        self.locals = self._symmetric(_sparse(tensors, "local", pairs))
+        self.expressions = self._both_sides(_sparse(tensors, "expression", tuple(metadata["expressions"].split())))
+        names = metadata["joints"].split()
+        joints = {name: len(half) - len(names) + i for i, name in enumerate(names)}
+        twins = {f"r-{name[2:]}": int(self.mirror[index]) for name, index in joints.items() if name[:2] == "l-"}
+        self.joints = joints | twins
         skin = self.faces[self.parts == SKIN].unique()
         head = skin[self.template[skin, 1] > SCALP]
-        self.anchors = torch.cat([head, tensors["hair_anchors"].long()])
+        hair = tensors["hair_anchors"].long()
+        self.anchors = torch.cat([head, hair, self.mirror[hair]]).unique()
         self.points = self._points(skin)
-        self.haircuts = haircuts(Skull(self.template[head]))
-        self._bindings: dict[str, tuple[Tensor, Tensor]] = {}
+        self.landmarks = landmark_vertices(self.template, skin)
+
+    def unfold(self, half: Float[Tensor, "... half 3"]) -> Float[Tensor, "... vertices 3"]:
+        """Both halves of a symmetric field."""
+        return torch.cat([half, half[..., self._beside, :] * _FLIP], -2)
+
+    def _symmetric(self, shapes: SparseShapes) -> SparseShapes:
+        """Shapes of the left half, on both."""
+        twin = self.mirror[shapes.index]
+        beside = torch.nonzero(twin != shapes.index).squeeze(1)
+        return SparseShapes(
+            shapes.names,
+            torch.cat([shapes.owner, shapes.owner[beside]]),
+            torch.cat([shapes.index, twin[beside]]),
+            torch.cat([shapes.offset, shapes.offset[beside] * _FLIP]),
+        )
+
+    def _both_sides(self, shapes: SparseShapes) -> SparseShapes:
+        """The shapes, and the mirror images of those named "Left"."""
+        lefts = [i for i, name in enumerate(shapes.names) if "Left" in name]
+        new = torch.full((len(shapes.names),), -1)
+        new[lefts] = len(shapes.names) + torch.arange(len(lefts))
+        some = torch.nonzero(new[shapes.owner] >= 0).squeeze(1)
+        return SparseShapes(
+            shapes.names + tuple(shapes.names[i].replace("Left", "Right") for i in lefts),
+            torch.cat([shapes.owner, new[shapes.owner[some]]]),
+            torch.cat([shapes.index, self.mirror[shapes.index[some]]]),
+            torch.cat([shapes.offset, shapes.offset[some] * _FLIP]),
+        )
 
     @classmethod
     @cache
@@ -129,7 +171,7 @@ class HeadModel:
         if unknown:
             raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *ORIGINS]))
         row = interpolants({name: torch.tensor([value]) for name, value in values.items()}, self.mask)[0] @ self.mix
-        return self.template + torch.einsum("k,kvc->vc", row, self.basis)
+        return self.template + self.unfold(torch.einsum("k,kvc->vc", row, self.basis))
 
     def change(self, vertices: Float[Tensor, "vertices 3"], changes: dict[str, float]) -> None:
         """Apply signed local changes, such as {"eye-scale-incr": 1.5}, in place."""
@@ -145,15 +187,6 @@ class HeadModel:
     def express(self, vertices: Float[Tensor, "vertices 3"], expression: dict[str, float]) -> None:
         """Apply expression strengths, such as {"jawOpen": 0.5}, in place."""
         self.expressions.add(vertices, _weights(self.expressions.names, expression, "expression"))
-
-    def bind(self, name: str, points: Float[Tensor, "points 3"], moved: Float[Tensor, "vertices 3"]) -> Tensor:
-        """Carry template-space points with the six nearest scalp vertices of a head whose vertices are `moved`."""
-        if name not in self._bindings:
-            distance, nearest = torch.cdist(points, self.template[self.anchors]).topk(6, largest=False)
-            weight = 1 / (distance + 0.15) ** 2
-            self._bindings[name] = self.anchors[nearest], weight / weight.sum(1, keepdim=True)
-        anchor, weight = self._bindings[name]
-        return points + ((moved - self.template)[anchor] * weight[..., None]).sum(1)
 
     def _points(self, skin: Tensor) -> dict[str, int]:
         """Vertices that serve as key points and measures."""
@@ -199,9 +232,9 @@ def _hats(value: Float[Tensor, "batch"], knots: Float[Tensor, "knots"]) -> Float
 
 def _sparse(tensors: dict[str, Tensor], name: str, names: tuple[str, ...]) -> SparseShapes:
     ends = tensors[f"{name}.ends"].long()
-    scale = torch.repeat_interleave(tensors[f"{name}.scale"].float(), torch.diff(ends, prepend=ends.new_zeros(1)))
-    offset = tensors[f"{name}.offset"].float() * scale[:, None]
-    return SparseShapes(names, ends, tensors[f"{name}.index"].long(), offset)
+    owner = torch.repeat_interleave(torch.arange(len(ends)), torch.diff(ends, prepend=ends.new_zeros(1)))
+    offset = tensors[f"{name}.offset"].float() * tensors[f"{name}.scale"].float()[owner, None]
+    return SparseShapes(names, owner, tensors[f"{name}.index"].long(), offset)
 
 
 def _weights(names: tuple[str, ...], values: dict[str, float], what: str) -> Float[Tensor, "shapes"]:
