@@ -18,6 +18,7 @@ ORBIT_RADIUS = 2.7
 FOCAL = 4.2647
 """focal length over image size: a field of view of 13.4 degrees"""
 
+QUARTERS = ("front", "left", "back", "right")
 SECTORS = ("front", "front left", "left", "back left", "back", "back right", "right", "front right")
 """names of the eight views, every 45 degrees of yaw from 0; left is the figure's own"""
 
@@ -110,6 +111,11 @@ def yaw_pitch(labels: Float[Tensor, "batch 25"]) -> tuple[Float[Tensor, "batch"]
 def view_name(yaw: float) -> str:
     """Which of the eight `SECTORS` holds `yaw` (degrees, any turn). A sector holds its lower edge only."""
     return SECTORS[int((yaw + 22.5) % 360.0 // 45.0) % 8]
+
+
+def quarter_name(yaw: float) -> str:
+    """Which of the four `QUARTERS` holds `yaw` (degrees, any turn); "left" shows the figure's left side (yaw +90)."""
+    return QUARTERS[int((yaw + 45.0) % 360.0 // 90.0) % 4]
 
 
 def mirror_labels(labels: Float[Tensor, "batch 25"]) -> Float[Tensor, "batch 25"]:

@@ -36,6 +36,9 @@ ATTRIBUTES: dict[str, tuple[str, ...]] = {
     "smile": ("no", "yes"),
 }
 
+WORDS = {**ATTRIBUTES, "style": STYLES}
+"""Everything that a picture can be asked, and what it may answer."""
+
 HAIR_UNDER_HATS = ("bald", "short", "bob", "long", "braids")
 """Cuts that are worn, and still tell, under a hat."""
 ROBOT_HAIR = ("bald", "buzz cut", "mohawk")

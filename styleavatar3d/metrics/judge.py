@@ -1,7 +1,7 @@
-"""The judge: a small convolutional network that reads view and attributes off a 64 px picture.
+"""The judge: a convolutional network that reads view, face and attributes off a 64 px picture.
 
 It is trained on renders only, on a population of figures and with an architecture that nothing in the product shares,
-so that what it says about synthesised pictures and avatars is a second opinion.
+so that what it says about synthesised pictures and avatars is a second opinion. No product code may ask it.
 """
 
 from pathlib import Path
@@ -12,82 +12,125 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleavatar3d.figures.looks import ATTRIBUTES, STYLES
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.looks import WORDS
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.weights import CONFIG_FILE, load_weights, read_json, save_weights
 
-VIEWS = ("front", "left", "back", "right")
-HEADS: dict[str, tuple[str, ...]] = {**ATTRIBUTES, "style": STYLES}
+DIRECTIONS = 36
+BIN = 360 / DIRECTIONS
+"""Degrees of yaw; bins are centred on 0, 10, ..."""
+ANSWERS = {"yaw": DIRECTIONS, "face": 1} | {name: len(words) for name, words in WORDS.items()}
+"""Everything the network is asked, and how many numbers answer it."""
+_AT_ONCE = 100
 
 
 class Judgement(NamedTuple):
-    """What the judge sees: yaw in degrees and a word for every attribute (also for those that cannot be seen)."""
+    """What the judge sees; a word for every attribute, also for those that this view or style hides."""
 
     yaw: Float[Tensor, "batch"]
+    """Degrees in [-180, 180)."""
     words: list[dict[str, str]]
+    face: Float[Tensor, "batch"]
+    """Probability that a face is shown: eyes, nose or mouth, from the front or in profile."""
 
 
 class Judge(nn.Module):
-    """Residual network, 64 -> 4 px, ending in one linear layer: (sin, cos) of the yaw and a score for each word."""
+    """Residual network over 2x2 pixel blocks, 32 -> 8 cells a side; each question looks where it finds its answer.
 
-    def __init__(self, width: int = 16):
+    The eyes of a 64 px picture are a few pixels wide: so the first blocks keep 32 x 32 cells, and instead of a mean
+    over the picture every question has an attention map of its own over the last features.
+    """
+
+    def __init__(self, widths: tuple[int, ...] = (16, 32, 64, 112), blocks: tuple[int, ...] = (1, 2, 2, 1)):
         super().__init__()
-        self.width = width
-        self.stem = nn.Conv2d(3, width, 5, stride=2, padding=2)
-        self.blocks = nn.Sequential(
-            Residual(width, 2 * width), Residual(2 * width, 3 * width), Residual(3 * width, 5 * width)
-        )
-        self.head = nn.Linear(2 * 5 * width, 2 + sum(len(words) for words in HEADS.values()))
+        self.widths, self.blocks = tuple(widths), tuple(blocks)
+        self.stem = nn.Conv2d(12, widths[0], 3, padding=1)
+        halved = (False, True, True, False)
+        layers, inside = [], widths[0]
+        for width, count, half in zip(widths, blocks, halved, strict=True):
+            for number in range(count):
+                layers.append(Residual(inside, width, 2 if half and number == 0 else 1))
+                inside = width
+        self.features = nn.Sequential(*layers, nn.GroupNorm(4, inside), nn.ReLU())
+        self.look = nn.Conv2d(inside, len(ANSWERS), 1)
+        self.answer = nn.ModuleDict({name: nn.Linear(2 * inside, size) for name, size in ANSWERS.items()})
 
-    def forward(
-        self, images: Float[Tensor, "batch 3 height width"]
-    ) -> tuple[Float[Tensor, "batch 2"], dict[str, Float[Tensor, "batch words"]]]:
-        """Pictures in [-1, 1] -> (sin, cos) of the yaw, not normalised, and the logits of every attribute."""
-        x = self.blocks(self.stem(images))
-        out = self.head(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
-        logits = out[:, 2:].split([len(words) for words in HEADS.values()], 1)
-        return out[:, :2], dict(zip(HEADS, logits, strict=True))
+    def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> dict[str, Float[Tensor, "batch numbers"]]:
+        """Pictures in [-1, 1] -> logits of every name of `ANSWERS`."""
+        blocks = F.pixel_unshuffle(images, 2).contiguous(memory_format=torch.channels_last)
+        x = self.features(self.stem(blocks))
+        where = self.look(x).flatten(2).softmax(2)
+        seen = where @ x.flatten(2).mT
+        whole = x.mean((2, 3))
+        return {
+            name: self.answer[name](torch.cat([seen[:, number], whole], 1)) for number, name in enumerate(ANSWERS)
+        }
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         """What is seen in pictures of any size, in [-1, 1]."""
         if images.shape[-1] != 64:
             images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
-        direction, logits = self(images)
-        yaw = torch.rad2deg(torch.atan2(direction[:, 0], direction[:, 1]))
-        best = {name: scores.argmax(1).tolist() for name, scores in logits.items()}
-        words = [{name: HEADS[name][best[name][i]] for name in HEADS} for i in range(len(images))]
-        return Judgement(yaw, words)
+        parts = [self(some) for some in images.split(_AT_ONCE)]
+        logits = {name: torch.cat([part[name] for part in parts]) for name in ANSWERS}
+        best = {name: logits[name].argmax(1).tolist() for name in WORDS}
+        words = [{name: WORDS[name][best[name][i]] for name in WORDS} for i in range(len(images))]
+        return Judgement(yaw_of(logits["yaw"]), words, logits["face"][:, 0].sigmoid())
 
     def save_pretrained(self, folder: str | Path) -> None:
         """fp16 safetensors and config.json."""
-        config = {"width": self.width, "heads": {name: list(words) for name, words in HEADS.items()}}
-        save_weights(Storage.open(str(folder)), self, config)
+        heads = {name: list(words) for name, words in WORDS.items()}
+        save_weights(Storage.open(str(folder)), self, {"widths": self.widths, "blocks": self.blocks, "heads": heads})
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> "Judge":
         """Raises StyleAvatarError when the folder does not hold a judge of today's attributes."""
         storage = Storage.open(str(folder))
-        judge = cls(read_json(storage, CONFIG_FILE)["width"])
+        config = read_json(storage, CONFIG_FILE)
+        known = {name: tuple(words) for name, words in config.get("heads", {}).items()}
+        if known != WORDS:
+            raise StyleAvatarError(
+                "this judge knows other attributes",
+                got=", ".join(sorted(name for name in known.keys() | WORDS if known.get(name) != WORDS.get(name))),
+                expected="the words of figures.looks",
+                remedy="train it again: `styleavatar3d train miniature --train.stages judge`",
+            )
+        judge = cls(tuple(config["widths"]), tuple(config["blocks"]))
         load_weights(judge, storage)
         return judge.eval()
 
 
 class Residual(nn.Module):
-    """Two 3x3 convolutions, the first with stride 2, beside a 1x1 shortcut on the averaged input."""
+    """Two 3x3 convolutions beside a shortcut; stride 2 averages the shortcut over 2x2 cells."""
 
-    def __init__(self, inside: int, outside: int):
+    def __init__(self, inside: int, outside: int, stride: int):
         super().__init__()
+        self.stride = stride
         self.norm1, self.norm2 = nn.GroupNorm(4, inside), nn.GroupNorm(4, outside)
-        self.conv1 = nn.Conv2d(inside, outside, 3, stride=2, padding=1)
+        self.conv1 = nn.Conv2d(inside, outside, 3, stride, padding=1)
         self.conv2 = nn.Conv2d(outside, outside, 3, padding=1)
-        self.shortcut = nn.Conv2d(inside, outside, 1)
+        self.shortcut = nn.Conv2d(inside, outside, 1) if inside != outside else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch outside half_h half_w"]:
+    def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch outside rows columns"]:
         y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
-        return y + self.shortcut(F.avg_pool2d(x, 2))
+        return y + self.shortcut(F.avg_pool2d(x, 2) if self.stride == 2 else x)
 
 
-def view_of(yaw: float) -> str:
-    """Which of four quarter turns a yaw in degrees belongs to; "left" shows the figure's left side (yaw +90)."""
-    return VIEWS[int(((yaw + 45) % 360) // 90)]
+def yaw_bins(yaw: Float[Tensor, "batch"]) -> Float[Tensor, "batch directions"]:
+    """Degrees as shares of the bins, which fall off with the angle like a Gaussian of one bin's width."""
+    centres = torch.arange(DIRECTIONS, device=yaw.device) * BIN
+    away = (yaw[:, None] - centres + 180) % 360 - 180
+    return (-0.5 * (away / BIN).square()).softmax(1)
+
+
+def yaw_of(logits: Float[Tensor, "batch directions"]) -> Float[Tensor, "batch"]:
+    """Degrees: the mean over the likeliest bin and its two neighbours on each side.
+
+    A picture that could be either of two views gets one of them, and not the mean, which would be neither.
+    """
+    best = logits.argmax(1)
+    around = torch.arange(-2, 3, device=logits.device)
+    weight = logits.softmax(1).gather(1, (best[:, None] + around) % DIRECTIONS)
+    offset = (weight * around).sum(1) / weight.sum(1)
+    return ((best + offset) * BIN + 180) % 360 - 180

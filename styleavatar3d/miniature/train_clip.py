@@ -11,17 +11,17 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from styleavatar3d.camera.cameras import QUARTERS, quarter_name
 from styleavatar3d.encoders.tokenizer import build_tokenizer
-from styleavatar3d.figures.looks import ATTRIBUTES, STYLES
-from styleavatar3d.metrics.judge import VIEWS, view_of
+from styleavatar3d.figures.looks import WORDS
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import build_clip
 from styleavatar3d.miniature.pictures import Pictures, coin, draw_indices
+from styleavatar3d.miniature.reading import attribute_targets, masked_cross_entropy
 from styleavatar3d.miniature.session import Session
-from styleavatar3d.miniature.train_judge import attribute_targets, masked_cross_entropy
 from styleavatar3d.runtime.distributed import World
 
-GUIDES = {**ATTRIBUTES, "style": STYLES, "view": VIEWS}
+GUIDES = {**WORDS, "view": QUARTERS}
 
 
 class GuidedClip(nn.Module):
@@ -47,7 +47,7 @@ def train_clip(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, 
     tokenizer = tokenizer_for(config)
     network = GuidedClip(build_clip(config.model, tokenizer), config.model.embedding)
     session = Session("clip", network, recipe, config, world)
-    targets = attribute_targets(pictures) | {"view": view_targets(pictures)}
+    targets = attribute_targets(pictures, WORDS) | {"view": view_targets(pictures)}
 
     for step in session.steps():
         indices = draw_indices(len(pictures), recipe.batch, seed, "clip", step)
@@ -78,7 +78,7 @@ def contrastive_loss(
 
 def view_targets(pictures: Pictures) -> Int[Tensor, "count"]:
     """Index of the four-way view."""
-    return torch.tensor([VIEWS.index(view_of(yaw)) for yaw in pictures.yaw.tolist()])
+    return torch.tensor([QUARTERS.index(quarter_name(yaw)) for yaw in pictures.yaw.tolist()])
 
 
 def mirror_target(name: str, target: Int[Tensor, "batch"], mirrored: Tensor) -> Int[Tensor, "batch"]:

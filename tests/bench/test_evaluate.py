@@ -1,39 +1,110 @@
-"""The evaluation end to end, with real classes at the smallest sizes, and the shipped diffusion model by its judge."""
+"""The evaluation end to end, with real classes at the smallest sizes, and what its measures say of known cases."""
 
+import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import tiny
 import torch
 
-from styleavatar3d.bench import evaluate
+from styleavatar3d.bench import evaluate, evaluate_generator, evaluate_prior
+from styleavatar3d.bench.fitting import figure_depth, fit_head, pearson
+from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.metrics.alignment import alignment
-from styleavatar3d.metrics.judge import Judge
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.looks import WORDS, Look
+from styleavatar3d.metrics.judge import Judge, Judgement
+
+SMALLEST = {"renders": 6, "pairs": 3, "samples": 4, "avatars": 1, "prompts": 2, "codes": 3, "retrieval": 2}
+NOTHING = dict.fromkeys(("renders", "pairs", "samples", "avatars", "prompts", "retrieval"), 0)
 
 
-def test_every_table_is_filled(tmp_path: Path, diffusion: Path, capsys: pytest.CaptureFixture[str]) -> None:
+@pytest.fixture
+def folder(tmp_path: Path, diffusion: Path) -> Path:
     tiny.write_pipeline(tmp_path)
     shutil.copytree(diffusion, tmp_path / "diffusion")
     torch.manual_seed(0)
-    Judge().save_pretrained(tmp_path / "judge")
-    result = evaluate.run(str(tmp_path), pairs=3, samples=4, retrieval=2)
+    Judge((8, 8, 8, 8), (1, 1, 1, 1)).save_pretrained(tmp_path / "judge")
+    return tmp_path
+
+
+def test_every_table_is_filled(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = folder / "made" / "evaluate.json"
+    result = evaluate.run(str(folder), out=str(out), **SMALLEST)
     assert result["diffusion"]["view"]["count"] == 3
-    assert set(result["generator"]) == {"FID now", "KID now", "FID at step 0", "KID at step 0"}
+    assert set(result["diffusion"]["yaw"]) == {"median", "90th percentile"}
+    assert {"generator", "untrained", "yaw"} == set(result["generator"])
+    assert set(result["avatars"]) == {"verdicts", "depth"} and "all" in result["avatars"]["verdicts"]
+    assert 0 <= result["prior"]["random"] <= result["prior"]["best of 3"] <= 1
     assert result["retrieval"]["chance"] == 0.5
+    assert json.loads(out.read_text()) == result
     printed = capsys.readouterr().out
-    assert all(word in printed for word in ("diffusion", "generator", "picture -> avatar", "hair"))
+    assert all(word in printed for word in ("judge", "diffusion", "core", "verdicts", "prompt ->", "picture ->"))
+
+
+def test_an_amount_of_0_leaves_its_table_out(folder: Path) -> None:
+    result = evaluate.run(str(folder), **NOTHING | {"renders": 2})
+    assert set(result) & {"judge", "diffusion", "generator", "avatars", "prior", "retrieval"} == {"judge"}
+    assert result["sizes"]["pairs"] == 0
 
 
 def test_a_missing_part_is_named(tmp_path: Path) -> None:
-    with pytest.raises(StyleAvatarError, match="judge"):
-        evaluate.run(str(tmp_path), pairs=2, samples=0, retrieval=0)
+    with pytest.raises(StyleAvatarError, match=r"config\.json"):
+        evaluate.run(str(tmp_path), **NOTHING | {"renders": 2})
 
 
-def test_the_shipped_diffusion_model_follows_camera_and_caption() -> None:
-    folder = evaluate.assets() / "data" / "miniature"
-    _, requests, images = evaluate.synthesize_held_out(folder, 24, seed=1)
-    scores = alignment(Judge.from_pretrained(folder / "judge"), images, requests)
-    assert scores["view"].share >= 0.6
-    assert scores["attributes"].share >= 1.7 * scores["attributes"].chance  # 2x over many more pairs
+@pytest.mark.parametrize(("amounts", "message"), [
+    ({"pairs": -1}, "less than nothing"), ({"codes": 0}, "best of no codes"), ({"samples": 1}, "no distribution"),
+])  # fmt: skip
+def test_amounts_that_mean_nothing_are_refused(folder: Path, amounts: dict[str, int], message: str) -> None:
+    with pytest.raises(StyleAvatarError, match=message):
+        evaluate.run(str(folder), **amounts)
+
+
+def test_too_few_pictures_in_the_shards_are_named(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from styleavatar3d.shards import loader
+
+    monkeypatch.setattr(loader, "ShardDataset", lambda url: [])
+    with pytest.raises(StyleAvatarError, match="too few pictures"):
+        evaluate_generator.shard_pictures("somewhere", 2)
+
+
+def test_a_figure_fits_itself_best() -> None:
+    own = Look(hair="long", build=0.9, seed=3)
+    labels = orbit_labels(torch.tensor([0.0, 60.0]), torch.zeros(2))
+    depth = figure_depth(build_figure(own), labels, 32)
+    looks = [replace(own, hair="bald"), own, replace(own, build=0.1, seed=4)]
+    best, correlation = fit_head(looks, depth, depth.isfinite(), labels)
+    assert best == own and correlation == pytest.approx(1, abs=1e-6)
+    flat = torch.full_like(depth, 2.7)
+    assert fit_head(looks, flat, depth.isfinite(), labels)[1] == 0
+
+
+def test_correlation_of_known_numbers() -> None:
+    x = torch.tensor([1.0, 2.0, 4.0])
+    assert pearson(x, 3 * x - 1) == pytest.approx(1)
+    assert pearson(x, -x) == pytest.approx(-1)
+    assert pearson(x[:1], x[:1]) == 0
+
+
+def test_verdicts_are_counted_where_the_attribute_shows(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Glasses are asked on the ring that shows them, eyes from the front, hair from all around."""
+    word = {name: words[0] for name, words in WORDS.items()}
+    front, side, around = ([dict(word) for _ in range(8)] for _ in range(3))
+    front[0]["eyes"], side[0]["glasses"], around[0]["hair"], around[1]["hair"] = "blue", "sunglasses", "bob", "bob"
+    around[2]["glasses"] = "sunglasses"  # seen from behind: nobody asks
+    judge = Judge((8, 8, 8, 8))
+    said = Judgement(torch.zeros(24), front + side + around, torch.zeros(24))
+    monkeypatch.setattr(judge, "judge", lambda images: said)
+    look, style, shares = evaluate_generator.verdicts(judge, torch.zeros(24, 3, 64, 64))
+    assert style == "cartoon" and look.glasses == "none" and not look.smile
+    assert (shares["eyes"], shares["glasses"], shares["hair"], shares["style"]) == (7 / 8, 7 / 8, 6 / 8, 1)
+
+
+def test_only_what_is_asked_counts_for_the_best_code() -> None:
+    asked = evaluate_prior.numbers([{"hair": "bob", "kind": "orc"}, {"hair": "long"}])
+    full = {name: words[0] for name, words in WORDS.items()}
+    said = evaluate_prior.numbers([full | {"hair": "bob"}, full | {"hair": "long"}])
+    assert evaluate_prior.right(asked, said).tolist() == [[0.5, 0.0], [0.0, 1.0]]
