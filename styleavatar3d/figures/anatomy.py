@@ -12,9 +12,12 @@ from jaxtyping import Float
 from torch import Tensor
 
 HEAD_CENTRE = torch.tensor([0.0, 7.45, 0.2])
-NECK_CENTRE = torch.tensor([0.0, 6.4, 0.15])
+NECK_AXIS = 0.15
+"""z of the middle of the neck."""
+_JAW = 6.07
+"""Height under which there is no more head."""
 EYE_CENTRE = (0.318, 7.284)
-"""|x| and y of an eye; refined from the mesh by `HeadModel`."""
+"""|x| and y of the middle of the opening between the lids."""
 SCALP = 6.3
 """Height above which skin counts as head."""
 
@@ -43,19 +46,18 @@ def scalp_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
     return ramp(hairline(torch.atan2(x, z)) - polar, -0.02, 0.04) * (points[:, 1] > SCALP)
 
 
-def neckline(azimuth: Float[Tensor, "points"]) -> Float[Tensor, "points"]:
-    """Polar angle (radians from straight up, around `NECK_CENTRE`) from which a shirt covers; azimuth 0 is the throat."""
-    throat, side, nape = (math.radians(angle) for angle in (146.0, 121.0, 137.0))
-    front = side + (throat - side) * azimuth.cos().clamp(min=0) ** 1.5
-    return front + (nape - side) * (-azimuth.cos()).clamp(min=0) ** 1.5
+def below_neckline(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
+    """How far down and out a point lies beyond the neckline of a shirt, decimetres; negative on bare skin."""
+    x, y, z = points.unbind(-1)
+    out = z - NECK_AXIS
+    reach = (x * x + out * out).sqrt()
+    throat = (out / reach.clamp(min=1e-6)).clamp(min=0) ** 2
+    return torch.where(y < _JAW, reach + 5.37 - y - 0.5 * throat, -1.0)
 
 
 def shirt_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
     """1 below the neckline."""
-    x, y, z = (points - NECK_CENTRE.to(points)).unbind(1)
-    reach = (x * x + z * z).sqrt()
-    below = ramp(torch.atan2(reach, y) - neckline(torch.atan2(x, z)), -0.02, 0.02)
-    return torch.maximum(below, ramp(reach, 0.95, 1.0)) * (points[:, 1] < 6.15)
+    return ramp(below_neckline(points), -0.015, 0.015)
 
 
 def lips_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:

@@ -8,6 +8,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleavatar3d.figures.anatomy import SCALP, beard_mask, shirt_mask, symmetric_bumps
+from styleavatar3d.figures.collars import collars
 from styleavatar3d.figures.faces import face
 from styleavatar3d.figures.hair import Cut, Skull, haircuts
 from styleavatar3d.figures.heads import (
@@ -24,7 +25,7 @@ from styleavatar3d.figures.heads import (
 )
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.figures.shapes import Mesh, vertex_normals
-from styleavatar3d.figures.wear import antennae, collars, glasses, hats, moustache, neck_of, trim
+from styleavatar3d.figures.wear import antennae, glasses, hats, moustache, trim
 
 _CLOTH = 0.06
 _NEIGHBOURS = 8
@@ -99,7 +100,8 @@ def garment(model: HeadModel, name: str) -> Garment:
     vertices = model.template
     skin = model.faces[model.parts == SKIN].unique()
     if kind == "shirt":
-        cut, part, carriers = collars(neck_of(vertices[skin]))[which], SHIRT, skin[vertices[skin, 1] < 6.7]
+        cut, part = collars((vertices, model.faces[model.parts == SKIN]))[which], SHIRT
+        carriers = skin[vertices[skin, 1] < 6.7]
     elif kind == "beard":
         cut, part, carriers = moustache(), HAIR, skin
     else:
@@ -125,8 +127,8 @@ def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tenso
     """Frames stand clear of brows, cheeks, eyeballs and temples."""
     x, y, z = model.template.unbind(1)
     around = ((x.abs() - 0.33).abs() < 0.3) & ((y - 7.27).abs() < 0.27) & (z > 0.5)
-    beside = ((y - points["left_eye"][1] - 0.04).abs() < 0.12) & (z > 0.5) & (z < 1.3)
-    front, temple = float(head[around, 2].max()) + 0.06, float(head[beside, 0].max()) + 0.06
+    beside = ((y - points["left_eye"][1] - 0.04).abs() < 0.12) & (z > 0.65) & (z < 1.0)
+    front, temple = float(head[around, 2].max()) + 0.06, float(head[beside, 0].max()) + 0.04
     dark = look.glasses == "sunglasses"
     frame, lens = glasses(points["left_eye"], points["left_ear"], front, temple, dark)
     return [(frame, FRAME), (lens, LENS)] if dark else [(frame, FRAME)]

@@ -1,4 +1,4 @@
-"""Things worn: glasses, hats, collars and moustaches; and for aliens, antennae. Template coordinates, decimetres."""
+"""Things worn: glasses, hats and moustaches; and for aliens, antennae. Template coordinates, decimetres."""
 
 import math
 
@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from styleavatar3d.figures.anatomy import HEAD_CENTRE, NECK_CENTRE, neckline
+from styleavatar3d.figures.anatomy import HEAD_CENTRE
 from styleavatar3d.figures.hair import Cut, Skull, curve, direction, drape, join, reflected, smooth, strand
 from styleavatar3d.figures.shapes import Mesh, ball, disc, grid, merge, mirrored, tube
 
@@ -115,64 +115,3 @@ def moustache() -> Cut:
     knots = [(-0.05, 6.79, 1.6), (0.12, 6.79, 1.62), (0.28, 6.7, 1.51), (0.42, 6.58, 1.33)]
     lock = strand(curve(knots, 11), 0.1 - 0.075 * way**2, 8, flat=0.75)
     return join(lock, reflected(lock))
-
-
-def collars(neck: Skull) -> dict[str, Cut]:
-    """What each shirt of `looks.ATTRIBUTES["shirt"]` has around the neck."""
-    round_neck = _band(neck, [(0.5, -0.06), (1.0, 0.05), (0.5, 0.1), (-0.6, 0.1), (-1.2, 0.08), (-1.2, -0.06)], 0.05)
-    turned = [(1.2, -0.05), (1.3, 0.1), (0.6, 0.15), (0.0, 0.1), (-4.2, 0.16), (-4.6, 0.1), (-4.4, 0.03), (-3.6, -0.08)]
-    return {
-        "t-shirt": round_neck,
-        "striped shirt": round_neck,
-        "turtleneck": _band(neck, turned, 0.09),
-        "collared shirt": join(_leaves(neck), _placket(neck)),
-    }
-
-
-def _band(neck: Skull, profile: list[tuple[float, float]], step: float) -> Cut:
-    """A band along the neckline; its profile is a closed loop of (steps below the neckline, height over the skin)."""
-    azimuth = torch.linspace(-math.pi, math.pi, 41)
-    rows = [
-        neck.surface(direction(azimuth, neckline(azimuth) + down * step), above)
-        for down, above in [*profile, profile[0]]
-    ]
-    return _outward(*grid(torch.stack(rows)))
-
-
-def _leaves(neck: Skull) -> Cut:
-    """A folded collar, open at the throat, its corners pointing down."""
-    half = torch.linspace(math.radians(7), math.pi, 21)
-    azimuth = torch.cat([half, 2 * math.pi - half.flip(0)[1:]])
-    front = torch.minimum(azimuth, 2 * math.pi - azimuth)
-    azimuth = torch.atan2(azimuth.sin(), azimuth.cos())
-    leaf = 0.16 + 0.16 * torch.exp(-(((front - 0.35) / 0.4) ** 2))
-    line = neckline(azimuth)
-    rows = []
-    for share, above in ((0.2, -0.06), (-0.7, 0.02), (-0.8, 0.1), (-0.6, 0.16), (1.0, 0.17), (1.0, 0.1), (0.2, -0.06)):
-        below = share * (leaf if share > 0.5 else torch.full_like(leaf, 0.16))
-        rows.append(neck.surface(direction(azimuth, line + below), above))
-    points = torch.stack(rows)
-    ends = points.mean(0, keepdim=True)
-    points = torch.cat([ends[:, :1].expand(len(rows), 1, 3), points, ends[:, -1:].expand(len(rows), 1, 3)], 1)
-    return _outward(*grid(points))
-
-
-def _placket(neck: Skull) -> Cut:
-    """The strip with the buttons."""
-    down = torch.linspace(0, 0.42, 7)[:, None]
-    aside = torch.tensor([-0.16, -0.15, 0.0, 0.15, 0.16]) * (1 - 0.3 * down / 0.42)
-    above = torch.tensor([-0.05, 0.11, 0.12, 0.11, -0.05]).expand_as(aside)
-    return _outward(*grid(neck.surface(direction(aside, neckline(aside) - 0.02 + down), above)))
-
-
-def _outward(vertices: Tensor, faces: Tensor) -> Cut:
-    """A closed mesh with its faces counter-clockwise seen from outside."""
-    a, b, c = (vertices - vertices.mean(0))[faces].unbind(1)
-    volume = (torch.linalg.cross(a, b) * c).sum()
-    return Cut(vertices, faces if volume > 0 else faces.flip(1), vertices)
-
-
-def neck_of(skin: Float[Tensor, "vertices 3"]) -> Skull:
-    """The neck and what surrounds it, of the skin of the template."""
-    near = (skin[:, 1] < 6.65) & (skin[:, 1] > 4.2) & (skin[:, 0].abs() < 1.5)
-    return Skull(skin[near], NECK_CENTRE)
