@@ -10,7 +10,7 @@ from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.heads import Figure
 from styleavatar3d.figures.keypoints import draw, locate
-from styleavatar3d.figures.rasterize import GBuffer, rasterize
+from styleavatar3d.figures.rasterize import GBuffer, rasterize, ray_stretch
 
 
 @dataclass(frozen=True)
@@ -28,35 +28,27 @@ class GuidedView:
     visible: Bool[Tensor, "points"]
 
 
-def coverage(buffer: GBuffer, supersample: int) -> Float[Tensor, "views size size"]:
-    """Share of each pixel that the figure covers."""
-    return shrink(buffer.image(torch.ones_like(buffer.distance), 0.0), supersample)
+def silhouette(
+    buffer: GBuffer, supersample: int
+) -> tuple[Float[Tensor, "views size size"], Float[Tensor, "views size size"]]:
+    """Share of each pixel that the figure covers, and the mean distance of what covers it: world units, inf where
+    nothing does."""
+    values = torch.stack([torch.ones_like(buffer.distance), buffer.distance], 1)
+    return mean_distance(*buffer.blocks(values, supersample, 0.0).mean(0).unbind(-1))
 
 
-def mean_depth(buffer: GBuffer, supersample: int) -> Float[Tensor, "views size size"]:
-    """Mean distance of what covers each pixel, world units; inf where nothing does."""
-    share = coverage(buffer, supersample)
-    total = shrink(buffer.image(buffer.distance, 0.0), supersample)
-    return torch.where(share > 0, total / share.clamp(min=1e-6), torch.inf)
-
-
-def shrink(image: Tensor, factor: int) -> Tensor:
-    """Mean over blocks of `factor` x `factor` pixels of [views, height, width] or [views, height, width, channels]."""
-    views, height, width, *channels = image.shape
-    blocks = image.reshape(views, height // factor, factor, width // factor, factor, *channels)
-    return blocks.mean((2, 4))
+def mean_distance(
+    share: Float[Tensor, "views size size"], distance: Float[Tensor, "views size size"]
+) -> tuple[Float[Tensor, "views size size"], Float[Tensor, "views size size"]]:
+    """`share`, and the distance of what covers a pixel from a mean in which empty samples counted as 0."""
+    return share, torch.where(share > 0, distance / share.clamp(min=1e-6), torch.inf)
 
 
 def depth_guidance(
     depth: Float[Tensor, "views size size"], labels: Float[Tensor, "views 25"]
 ) -> UInt8[Tensor, "views size size 3"]:
     """Inverse distance along the camera's axis, stretched over each silhouette: near is 255, background 0."""
-    from styleavatar3d.camera.rays import rays
-
-    size = depth.shape[-1]
-    _, directions = rays(labels.to(depth), size)
-    axis = labels[:, [2, 6, 10]].to(depth)
-    z = depth * (directions @ axis[..., None]).view(depth.shape)
+    z = depth / ray_stretch(labels.to(depth), depth.shape[-1])
     inverse, seen = 1 / z, z.isfinite()
     low = torch.where(seen, inverse, torch.inf).amin((1, 2), keepdim=True)
     high = torch.where(seen, inverse, -torch.inf).amax((1, 2), keepdim=True)
@@ -79,22 +71,23 @@ def hybrid(depth_rgb: UInt8[Tensor, "..."], keypoints_rgb: UInt8[Tensor, "..."])
 def guide(figure: Figure, camera: Camera, size: int, supersample: int = 2) -> GuidedView:
     """Depth, mask and key points of one view, `size` pixels square."""
     check_size(size, supersample)
-    label = camera.label()[None]
+    label = camera.label()[None].to(figure.vertices)
     buffer = rasterize(figure.vertices, figure.faces, label, size * supersample, figure.closed)
-    return guided_views(figure, buffer, label, supersample)[0]
+    return guided_views(figure, label, *silhouette(buffer, supersample))[0]
 
 
 def guided_views(
-    figure: Figure, buffer: GBuffer, labels: Float[Tensor, "views 25"], supersample: int
+    figure: Figure,
+    labels: Float[Tensor, "views 25"],
+    share: Float[Tensor, "views size size"],
+    depth: Float[Tensor, "views size size"],
 ) -> list[GuidedView]:
-    """Guidance from an already rasterised figure."""
-    size = buffer.size // supersample
-    depth = mean_depth(buffer, supersample)
-    mask = to_uint8(coverage(buffer, supersample) * 255)
-    depth_rgb = depth_guidance(depth, labels)
+    """Guidance from the silhouettes of an already rasterised figure."""
+    size = depth.shape[-1]
     xy, visible = locate(figure, labels)
     drawn = to_uint8(draw(xy, visible, size))
-    return [GuidedView(*view) for view in zip(depth_rgb, drawn, mask, depth, xy * size, visible, strict=True)]
+    views = (depth_guidance(depth, labels), drawn, to_uint8(share * 255), depth, xy * size, visible)
+    return [GuidedView(*view) for view in zip(*views, strict=True)]
 
 
 def to_uint8(values: Tensor) -> UInt8[Tensor, "..."]:

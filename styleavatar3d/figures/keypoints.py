@@ -48,37 +48,49 @@ _DEPTH_ALLOWED = {
 def locate(
     figure: Figure, labels: Float[Tensor, "views 25"]
 ) -> tuple[Float[Tensor, "views points 2"], Bool[Tensor, "views points"]]:
-    """Image coordinates over image size, and visibility, of `POINTS`.
-
-    A point is visible when it is in the picture and no skin of the bare figure stands nearer; hair, hats and glasses
-    never hide it, as a person who looks at the picture would still know where it is.
-    """
+    """Image coordinates over image size, and visibility, of `POINTS`."""
     points = torch.stack([figure.key_points[name] for name in POINTS])
-    xy, depth = project(points, labels.to(points))
     allowed = points.new_tensor([_DEPTH_ALLOWED.get(name, SURFACE) for name in POINTS])
-    origins = labels[:, [3, 7, 11]].to(points)
+    return seen(figure, points, allowed, labels)
+
+
+def seen(
+    figure: Figure, points: Float[Tensor, "points 3"], allowed: Tensor | float, labels: Float[Tensor, "views 25"]
+) -> tuple[Float[Tensor, "views points 2"], Bool[Tensor, "views points"]]:
+    """Image coordinates over image size, and visibility, of points in the world.
+
+    A point is visible when it is in the picture and no flesh of the bare figure stands nearer by more than `allowed`
+    (world units); hair, hats and glasses never hide it, as a person who looks at the picture would still know where
+    it is.
+    """
+    labels = labels.to(points)
+    xy, depth = project(points, labels)
     flesh = figure.faces[torch.isin(figure.parts, figure.parts.new_tensor(_FLESH))]
-    gap = torch.stack([_in_front(figure.vertices, flesh, origin, points) for origin in origins])
+    gap = _in_front(figure.vertices, flesh, labels[:, [3, 7, 11]], points)
     return xy, (gap <= allowed) & ((xy >= 0) & (xy < 1)).all(-1) & (depth > 0)
 
 
-def _in_front(vertices: Tensor, faces: Tensor, origin: Tensor, points: Tensor) -> Float[Tensor, "points"]:
-    """How far before each point the segment from `origin` first enters the mesh, world units; 0 if it does not.
+def _in_front(vertices: Tensor, faces: Tensor, origins: Tensor, points: Tensor) -> Float[Tensor, "origins points"]:
+    """How far before each point the segment from each origin first enters the mesh, world units; 0 if it does not.
 
-    Ray and triangle meet where the signed volumes with the three edges agree.
+    A ray that enters a triangle passes all its edges on one side: products of Plücker coordinates (direction and
+    moment of a line) agree in sign.
     """
-    moved = vertices - origin
-    a, b, c = moved[faces].unbind(1)
-    normal = torch.linalg.cross(b - a, c - a)
-    facing = (normal * a).sum(1) < 0
-    a, b, c, normal = a[facing], b[facing], c[facing], normal[facing]
-    rays = points - origin
-    inside = torch.ones(len(a), len(points), dtype=torch.bool, device=points.device)
-    for start, end in ((a, b), (b, c), (c, a)):
-        inside &= torch.linalg.cross(start, end) @ rays.T <= 0
-    way = (normal * a).sum(1, keepdim=True) / (normal @ rays.T)
-    first = torch.where(inside & (way > 0), way, torch.inf).amin(0)
-    return ((1 - first) * rays.norm(dim=1)).clamp(min=0)
+    corners = [vertices.index_select(0, corner) for corner in faces.unbind(1)]
+    rays = (points - origins[:, None]).reshape(-1, 3)
+    starts = origins.repeat_interleave(len(points), 0)
+    lines = torch.cat([torch.linalg.cross(starts, rays), rays], 1).T
+    passed = torch.full((len(faces), len(rays)), -torch.inf, device=points.device)
+    for start, end in zip(corners, [*corners[1:], corners[0]], strict=True):
+        edge = torch.cat([end - start, torch.linalg.cross(start, end)], 1)
+        passed = torch.maximum(passed, edge @ lines)
+    face, ray = torch.nonzero(passed <= 0).unbind(1)
+    a, b, c = (corner.index_select(0, face) for corner in corners)
+    normal, ray_of = torch.linalg.cross(b - a, c - a), rays.index_select(0, ray)
+    way = (normal * (a - starts.index_select(0, ray))).sum(1) / (normal * ray_of).sum(1)
+    way = torch.where(way > 0, way, torch.inf)
+    first = torch.full_like(rays[:, 0], torch.inf).scatter_reduce_(0, ray, way, "amin")
+    return ((1 - first) * rays.norm(dim=1)).clamp(min=0).view(len(origins), len(points))
 
 
 def draw(

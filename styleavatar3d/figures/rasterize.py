@@ -1,7 +1,8 @@
 """A deterministic z-buffer in plain PyTorch: one code for CPU and CUDA, no dependency.
 
-Vertices are snapped to 1/256 pixel and edges are integer functions, so coverage is exact: a triangle becomes rows, a
-row becomes the span of pixels whose centres lie inside, and no candidate is ever rejected. Pixels on a shared edge go
+Vertices are snapped to 1/256 pixel, and what decides coverage are whole numbers (kept in float64, which holds them
+exactly and which processors multiply fastest): a triangle becomes rows, a row becomes the run of pixels whose centres
+lie between its long side and one of its two short ones, and no candidate is ever rejected. Pixels on a shared edge go
 to the nearer face, ties to the lower index, so the result does not depend on threads or on the order of work.
 """
 
@@ -15,6 +16,8 @@ from styleavatar3d.errors import StyleAvatarError
 
 _SUBPIXEL = 256
 _HALF = _SUBPIXEL // 2
+_ROW = float(1 << 26)
+"""Larger than any coordinate in subpixels: y * _ROW + x is one number that sorts by y."""
 _FACE_BITS = 23
 _DEPTH_STEPS = 1 << 34
 NEAR = 0.05
@@ -34,6 +37,8 @@ class GBuffer:
     """Perspective-correct barycentric coordinates."""
     distance: Float[Tensor, "covered"]
     """Along the unit ray, world units."""
+    behind: Bool[Tensor, "covered"]
+    """Whether the face is seen from behind."""
 
     @property
     def view(self) -> Int[Tensor, "covered"]:
@@ -42,15 +47,32 @@ class GBuffer:
     def interpolate(self, values: Float[Tensor, "vertices channels"]) -> Float[Tensor, "covered channels"]:
         """Vertex values at the covered pixels."""
         corners = self.faces.index_select(0, self.face)
-        rows = values.index_select(0, corners.reshape(-1)).view(*corners.shape, -1)
-        return torch.einsum("pk,pkc->pc", self.weights, rows)
+        total = values.index_select(0, corners[:, 0]) * self.weights[:, :1]
+        for corner in (1, 2):
+            total += values.index_select(0, corners[:, corner]) * self.weights[:, corner : corner + 1]
+        return total
 
     def image(self, values: Tensor, background: float) -> Tensor:
         """Scatter [covered, channels] (or [covered]) into [views, size, size, channels] (or [views, size, size])."""
         trailing = values.shape[1:]
         canvas = values.new_full((self.views * self.size**2, *trailing), background)
-        canvas[self.pixel] = values
+        canvas.index_copy_(0, self.pixel, values)
         return canvas.view(self.views, self.size, self.size, *trailing)
+
+    def blocks(self, values: Tensor, side: int, background: float) -> Tensor:
+        """As `image`, but [side**2, views, size / side, size / side, ...]: first the pixels of a block, then blocks.
+
+        A picture that is shrunk `side` times is the mean over the first dimension.
+        """
+        rows = torch.div(self.pixel, self.size, rounding_mode="floor")
+        column, block_row = self.pixel - rows * self.size, torch.div(rows, side, rounding_mode="floor")
+        block_column = torch.div(column, side, rounding_mode="floor")
+        place = (rows - block_row * side) * side + column - block_column * side
+        width, trailing = self.size // side, values.shape[1:]
+        blocks = self.views * width**2
+        canvas = values.new_full((side**2 * blocks, *trailing), background)
+        canvas.index_copy_(0, place * blocks + block_row * width + block_column, values)
+        return canvas.view(side**2, self.views, width, width, *trailing)
 
     def depth(self) -> Float[Tensor, "views size size"]:
         """Distance along the unit ray; inf where nothing is hit."""
@@ -78,7 +100,7 @@ def rasterize(
 
     Faces are counter-clockwise seen from outside; those marked `closed` are not drawn from behind.
     """
-    views, count = len(labels), len(vertices)
+    views = len(labels)
     if views * len(faces) >= 1 << _FACE_BITS:
         raise StyleAvatarError(
             "too many triangles for one call",
@@ -86,95 +108,133 @@ def rasterize(
             expected=f"fewer than {1 << _FACE_BITS} triangles in all",
             remedy="pass fewer views at once, or simplify the mesh",
         )
-    xy, z = project(vertices, labels.to(vertices))
-    first = torch.arange(views, device=vertices.device)
-    all_faces = (faces + first[:, None, None] * count).reshape(-1, 3)
-    culled = closed.repeat(views) if closed is not None else torch.zeros_like(all_faces[:, 0], dtype=torch.bool)
-    inverse = 1 / z.clamp(min=NEAR).reshape(-1).double()
-    kept, edges, rows = _edges(xy.reshape(-1, 2), z.reshape(-1), all_faces, size, culled)
-    row_triangle, row_y, low, high = _spans(edges, rows, size)
-    row_view = torch.div(kept[row_triangle], len(faces), rounding_mode="floor")
-    nearness = inverse[all_faces[kept].T] / edges.area
-    row = torch.repeat_interleave(torch.arange(len(row_y), device=row_y.device), high - low)
-    column = torch.arange(len(row), device=row.device) - ((high - low).cumsum(0) - high)[row]
-    start = (edges.at(row_triangle, 0, row_y) * nearness.index_select(1, row_triangle)).sum(0)
-    slope = ((edges.dx * nearness).sum(0) * _SUBPIXEL)[row_triangle]
-    steps = ((start[row] + slope[row] * column) * _DEPTH_STEPS).round().long()
-    order = ((int(_DEPTH_STEPS / NEAR) - steps).clamp(min=0) << _FACE_BITS) | kept[row_triangle[row]]
-    empty = torch.iinfo(torch.int64).max
-    buffer = torch.full((views * size * size,), empty, dtype=torch.int64, device=vertices.device)
-    buffer.scatter_reduce_(0, (row_view[row] * size + row_y[row]) * size + column, order, "amin")
-    pixel = torch.nonzero(buffer != empty).squeeze(1)
-    hit = buffer[pixel] & ((1 << _FACE_BITS) - 1)
-    position = torch.empty(len(all_faces), dtype=torch.int64, device=vertices.device)
-    position[kept] = torch.arange(len(kept), device=vertices.device)
-    x, y = pixel % size, torch.div(pixel, size, rounding_mode="floor") % size
-    weights = edges.at(position[hit], x, y) * nearness.index_select(1, position[hit])
-    depth = 1 / weights.sum(0)
-    weights = (weights * depth).float().T
-    stretch = _ray_stretch(labels.to(vertices), size).reshape(-1)[pixel]
-    return GBuffer(views, size, faces, pixel, hit % len(faces), weights, depth.float() * stretch)
+    labels = labels.to(vertices)
+    drawn = _triangles(vertices, faces, labels, size, closed)
+    pixel, winner = _nearest(drawn, _runs(drawn, size), views, size)
+    weights = drawn.inverse_depths(winner, pixel % size, torch.div(pixel, size, rounding_mode="floor") % size)
+    depth = 1 / weights.sum(1)
+    distance = depth.float() * ray_stretch(labels, size).reshape(-1)[pixel]
+    face = drawn.face[winner]
+    return GBuffer(views, size, faces, pixel, face, (weights * depth[:, None]).float(), distance, drawn.behind[winner])
 
 
 @dataclass(frozen=True)
-class _Edges:
-    """Integer edge functions e = dx * x + dy * y + offset of each triangle, non-negative inside; they sum to `area`."""
+class _Triangles:
+    """The triangles worth drawing, of all views. Coordinates are whole numbers of subpixels, in float64."""
 
-    dx: Int[Tensor, "3 triangles"]
-    dy: Int[Tensor, "3 triangles"]
-    offset: Int[Tensor, "3 triangles"]
-    area: Int[Tensor, "triangles"]
+    view: Int[Tensor, "triangles"]
+    face: Int[Tensor, "triangles"]
+    x: Float[Tensor, "3 triangles"]
+    y: Float[Tensor, "3 triangles"]
+    inverse: Float[Tensor, "3 triangles"]
+    """1 / depth of the corners; over the picture it is linear."""
+    area: Float[Tensor, "triangles"]
+    """Twice the signed area, never 0."""
 
-    def at(self, triangle: Tensor, x: Tensor | int, y: Tensor) -> Int[Tensor, "3 points"]:
-        """Values at the centres of pixels (x, y)."""
-        x, y = x * _SUBPIXEL + _HALF, y * _SUBPIXEL + _HALF
-        dx, dy, offset = (field.index_select(1, triangle) for field in (self.dx, self.dy, self.offset))
-        return dx * x + dy * y + offset
+    @property
+    def behind(self) -> Bool[Tensor, "triangles"]:
+        return self.area > 0
+
+    def shares(self) -> Float[Tensor, "4 triangles"]:
+        """How the shares of the second and the third corner grow with x, y, a subpixel at a time."""
+        (x0, x1, x2), (y0, y1, y2) = self.x, self.y
+        return torch.stack([y2 - y0, x0 - x2, y0 - y1, x1 - x0]).div_(self.area)
+
+    def inverse_plane(self) -> Float[Tensor, "3 triangles"]:
+        """1 / depth at the centre of pixel (column, row), as (a, b, c) of a column + b row + c."""
+        second_x, second_y, third_x, third_y = self.shares() * _SUBPIXEL
+        second, third = self.inverse[1] - self.inverse[0], self.inverse[2] - self.inverse[0]
+        across, down = second_x * second + third_x * third, second_y * second + third_y * third
+        x, y = (self.x[0] - _HALF) / _SUBPIXEL, (self.y[0] - _HALF) / _SUBPIXEL
+        return torch.stack([across, down, self.inverse[0] - across * x - down * y])
+
+    def inverse_depths(self, triangle: Tensor, column: Tensor, row: Tensor) -> Float[Tensor, "points 3"]:
+        """Each corner's share over its depth, at pixel centres."""
+        table = torch.cat([self.x[:1], self.y[:1], self.shares(), self.inverse]).T.contiguous()
+        x0, y0, second_x, second_y, third_x, third_y, *inverse = table.index_select(0, triangle).unbind(1)
+        x, y = column * _SUBPIXEL + (_HALF - x0), row * _SUBPIXEL + (_HALF - y0)
+        second, third = second_x * x + second_y * y, third_x * x + third_y * y
+        return torch.stack([(1 - second - third) * inverse[0], second * inverse[1], third * inverse[2]], 1)
 
 
-def _edges(
-    xy: Tensor, z: Tensor, faces: Tensor, size: int, culled: Tensor
-) -> tuple[Tensor, _Edges, tuple[Tensor, Tensor]]:
-    """Indices of the triangles worth drawing, their edge functions, and the first and one-past-last rows they touch."""
-    snapped = (xy * (size * _SUBPIXEL)).round().long()
-    corners = faces.T.contiguous()
-    x, y = snapped[:, 0].contiguous()[corners], snapped[:, 1].contiguous()[corners]
+def _triangles(vertices: Tensor, faces: Tensor, labels: Tensor, size: int, closed: Tensor | None) -> _Triangles:
+    """Project in float64, so that every device snaps alike, and leave out what shows no side that is drawn."""
+    views = len(labels)
+    xy, z = project(vertices.double(), labels.double())
+    x, y = (xy * (size * _SUBPIXEL)).round_().permute(2, 1, 0)
+    z = z.T.contiguous()
+    x = x.masked_fill(z <= NEAR, torch.nan)  # every comparison with such an area is false
+    corners = faces.T.reshape(-1)
+    x, y, inverse = (field.contiguous().index_select(0, corners).view(3, -1) for field in (x, y, 1 / z))
     area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
-    top = ((_least(y) + _HALF - 1) >> 8).clamp(min=0)
-    bottom = (((-_least(-y) - _HALF) >> 8) + 1).clamp(max=size)
-    seen = (area != 0) & (bottom > top) & ~(culled & (area > 0)) & (_least(z[corners]) > NEAR)
+    seen = area < 0
+    behind = (area > 0).view(-1, views)
+    seen |= (behind if closed is None else behind & ~closed[:, None]).view(-1)
     kept = torch.nonzero(seen).squeeze(1)
-    x, y, area = x.index_select(1, kept), y.index_select(1, kept), area[kept]
-    next_x, next_y = x.roll(-1, 0), y.roll(-1, 0)
-    dx, dy = (next_y - y.roll(-2, 0)) * area.sign(), (x.roll(-2, 0) - next_x) * area.sign()
-    offset = -(dx * next_x + dy * next_y)
-    return kept, _Edges(dx, dy, offset, area.abs()), (top[kept], bottom[kept])
+    x, y, inverse = (field.index_select(1, kept) for field in (x, y, inverse))
+    face = torch.div(kept, views, rounding_mode="floor")
+    return _Triangles(kept - face * views, face, x, y, inverse, area[kept])
 
 
-def _spans(edges: _Edges, rows: tuple[Tensor, Tensor], size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Triangle, row, first and one-past-last column of every horizontal run of covered pixel centres."""
-    top, bottom = rows
-    height = bottom - top
-    triangle = torch.repeat_interleave(torch.arange(len(top), device=top.device), height)
-    y = torch.arange(len(triangle), device=top.device) - (height.cumsum(0) - bottom)[triangle]
-    start, slope = edges.at(triangle, 0, y), edges.dx.index_select(1, triangle)
-    step = slope.abs().clamp(min=1) * _SUBPIXEL
-    quotient = (start.double() / step).floor().long()  # exact: both are integers far below 2**53
-    far = 1 << 30
-    low = torch.where(slope > 0, -quotient, torch.where((slope == 0) & (start < 0), far, -far))
-    high = torch.where(slope < 0, quotient + 1, far)
-    low, high = (-_least(-low)).clamp(min=0), _least(high).clamp(max=size)
-    return triangle, y, low, torch.maximum(low, high)
+def _runs(drawn: _Triangles, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Triangle, row, first and one-past-last column of runs of covered pixel centres; some are empty.
+
+    The middle corner cuts a triangle into an upper and a lower half, each between the long side and a short one.
+    """
+    keys = torch.stack(_sorted(drawn.y * _ROW + drawn.x))
+    y = (keys / _ROW).round_()
+    x = keys - y * _ROW
+    cuts = ((y - _HALF) / _SUBPIXEL).ceil_()
+    cuts[2] = ((y[2] - _HALF) / _SUBPIXEL).floor_() + 1
+    cuts = cuts.clamp_(0, size).long()
+    height = (cuts[1:] - cuts[:2]).flatten()
+    half = torch.repeat_interleave(height)
+    row = torch.arange(len(half), device=half.device) - (height.cumsum(0) - height - cuts[:2].flatten())[half]
+    long, upper, lower = _side(x, y, 0, 2), _side(x, y, 0, 1), _side(x, y, 1, 2)
+    sides = torch.cat([torch.stack([long, upper], 1), torch.stack([long, lower], 1)]).view(-1, 6)
+    slope, offset, scale = sides.index_select(0, half).view(-1, 2, 3).unbind(2)
+    first, second = ((slope * row[:, None] + offset) / scale).unbind(1)  # exact up to the one division
+    low = torch.minimum(first, second).ceil_().clamp_(min=0)
+    high = (torch.maximum(first, second).floor_() + 1).clamp_(max=size)
+    return half % len(drawn.face), row, low.long(), torch.maximum(low, high).long()
 
 
-def _least(three: Tensor) -> Tensor:
-    """Minimum over the first dimension, of length three; much faster than amin."""
-    return torch.minimum(torch.minimum(three[0], three[1]), three[2])
+def _side(x: Tensor, y: Tensor, start: int, end: int) -> Float[Tensor, "triangles 3"]:
+    """(slope, offset, scale): the side crosses row r, in columns from the first pixel centre, at
+    (slope r + offset) / scale."""
+    rise, run = (y[end] - y[start]).clamp_(min=1), x[end] - x[start]
+    return torch.stack([_SUBPIXEL * run, (x[start] - _HALF) * rise - (y[start] - _HALF) * run, _SUBPIXEL * rise], 1)
 
 
-def _ray_stretch(labels: Tensor, size: int) -> Float[Tensor, "views pixels"]:
+def _nearest(
+    drawn: _Triangles, runs: tuple[Tensor, Tensor, Tensor, Tensor], views: int, size: int
+) -> tuple[Tensor, Tensor]:
+    """The covered pixels, and the triangle that each of them sees."""
+    triangle, row, low, high = runs
+    count = high - low
+    run = torch.repeat_interleave(count)
+    slope, down, level = (field.index_select(0, triangle) for field in drawn.inverse_plane())
+    column = torch.arange(len(run), device=run.device) + (low - (count.cumsum(0) - count)).index_select(0, run)
+    nearness = (level + down * row).index_select(0, run) + slope.index_select(0, run) * column
+    steps = (int(_DEPTH_STEPS / NEAR) - (nearness * _DEPTH_STEPS).round_().long()).clamp_(min=0)
+    order = (steps << _FACE_BITS) | triangle.index_select(0, run)
+    pixel = ((drawn.view[triangle] * size + row) * size).index_select(0, run) + column
+    empty = torch.iinfo(torch.int64).max
+    buffer = torch.full((views * size * size,), empty, dtype=torch.int64, device=run.device)
+    buffer.scatter_reduce_(0, pixel, order, "amin")
+    covered = torch.nonzero(buffer != empty).squeeze(1)
+    return covered, buffer[covered] & ((1 << _FACE_BITS) - 1)
+
+
+def _sorted(three: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The first dimension, of length three, in ascending order; much faster than sort."""
+    a, b, c = three
+    low, high = torch.minimum(a, b), torch.maximum(a, b)
+    return torch.minimum(low, c), torch.maximum(low, torch.minimum(high, c)), torch.maximum(high, c)
+
+
+def ray_stretch(labels: Float[Tensor, "views 25"], size: int) -> Float[Tensor, "views size size"]:
     """Length of the ray that advances the camera's axis by one, at each pixel centre."""
-    centre = (torch.arange(size, device=labels.device) + 0.5) / size
-    row, column = torch.meshgrid(centre, centre, indexing="ij")
-    pixels = torch.stack([column, row, torch.ones_like(row)], -1).reshape(-1, 3)
-    return (pixels @ torch.linalg.inv(labels[:, 16:].reshape(-1, 3, 3)).mT).norm(dim=-1)
+    centre = (torch.arange(size, device=labels.device, dtype=labels.dtype) + 0.5) / size
+    across, down, one = torch.linalg.inv(labels[:, 16:].reshape(-1, 3, 3))[..., None, None].unbind(2)
+    return (across * centre + down * centre[:, None] + one).square().sum(1).sqrt()

@@ -8,7 +8,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,15 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, shrink, to_uint8
+from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, mean_distance, to_uint8
 from styleavatar3d.figures.heads import Figure
-from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, draw_look
-from styleavatar3d.figures.rasterize import GBuffer, rasterize
+from styleavatar3d.figures.keypoints import SURFACE, seen
+from styleavatar3d.figures.looks import ATTRIBUTES, HAIR_UNDER_HATS, SKINS, STYLES, Look, draw_look
+from styleavatar3d.figures.rasterize import rasterize
+from styleavatar3d.miniature.backgrounds import NAMES, paint
 from styleavatar3d.miniature.styles import VIEW_DEPENDENT_STYLES, outline, shade
 from styleavatar3d.runtime.random import key, uniform
 
-BACKGROUND = 127
 NO_PART = 255
 FRONT_SHARE, FRONT_YAW = 0.35, 50.0
 """More than a third of the views look at the face: there is more to learn there."""
@@ -38,7 +39,7 @@ _CHUNK = 64
 
 @dataclass(frozen=True)
 class RenderedView:
-    """One picture on plain grey, and its truth."""
+    """One picture and its truth."""
 
     image: UInt8[Tensor, "size size 3"]
     mask: UInt8[Tensor, "size size"]
@@ -53,41 +54,48 @@ class RenderedView:
     """Whether the style draws what belongs to the picture and not to the figure: an outline."""
 
 
-def render_view(figure: Figure, style: str, camera: Camera, size: int = 64, supersample: int = 2) -> RenderedView:
-    """One view of a figure in one of `looks.STYLES`."""
-    return render_views(figure, style, camera.label()[None], size, supersample)[0]
+def render_view(
+    figure: Figure, style: str, camera: Camera, size: int = 64, supersample: int = 2, background: str = NAMES[0]
+) -> RenderedView:
+    """One view of a figure in one of `looks.STYLES`, before one of `backgrounds.NAMES`."""
+    return render_views(figure, style, camera.label()[None], size, supersample, [background])[0]
 
 
 def render_views(
-    figure: Figure, style: str, labels: Float[Tensor, "views 25"], size: int = 64, supersample: int = 2
+    figure: Figure,
+    style: str,
+    labels: Float[Tensor, "views 25"],
+    size: int = 64,
+    supersample: int = 2,
+    backgrounds: Sequence[str] | None = None,
 ) -> list[RenderedView]:
-    """Several views of one figure at once, which is faster than one at a time."""
+    """Several views of one figure at once, which is faster than one at a time; `backgrounds` names one for each."""
     check_size(size, supersample)
     labels = labels.to(figure.vertices)
     buffer = rasterize(figure.vertices, figure.faces, labels, size * supersample, figure.closed)
-    normals = torch.nn.functional.normalize(buffer.interpolate(figure.normals), dim=1)
-    normals = _towards(normals, buffer, figure, labels)
-    canonical = buffer.interpolate(figure.canonical)
+    canonical, normals = buffer.interpolate(torch.cat([figure.canonical, figure.normals], 1)).split(3, 1)
+    normals = _unit(normals) * (1 - 2 * buffer.behind.to(normals))[:, None]
     colors, parts = shade(figure, style, canonical, normals, figure.parts[buffer.face])
     if style in VIEW_DEPENDENT_STYLES:
         colors = colors * (1 - 0.92 * outline(buffer, normals, parts))[:, None]
-    image = to_uint8(shrink(buffer.image(colors * 255, float(BACKGROUND)), supersample))
-    normal = torch.nn.functional.normalize(shrink(buffer.image(normals, 0.0), supersample), dim=-1)
-    part = buffer.image(parts.to(torch.uint8), NO_PART)
-    part = part.view(len(labels), size, supersample, size, supersample).transpose(2, 3).flatten(3).amin(-1)
-    guides = guided_views(figure, buffer, labels, supersample)
+    samples = torch.cat([colors, normals, buffer.distance[:, None], torch.ones_like(colors[:, :1])], 1)
+    color, normal, distance, share = buffer.blocks(samples, supersample, 0.0).mean(0).split((3, 3, 1, 1), -1)
+    names = backgrounds or [NAMES[0]] * len(labels)
+    behind = torch.stack([paint(name, size) for name in names]).to(color)
+    image = to_uint8(255 * (color + (1 - share) * behind))
+    part = buffer.blocks(parts.to(torch.uint8), supersample, NO_PART).amin(0)
+    guides = guided_views(figure, labels, *mean_distance(share[..., 0], distance[..., 0]))
+    drifts = style in VIEW_DEPENDENT_STYLES
     return [
-        RenderedView(image[i], guide.mask, guide.depth, normal[i], part[i], guide, style in VIEW_DEPENDENT_STYLES)
-        for i, guide in enumerate(guides)
+        RenderedView(picture, guide.mask, guide.depth, *rest, guide, drifts)
+        for picture, guide, *rest in zip(image, guides, _unit(normal), part, strict=True)
     ]
 
 
-def _towards(normals: Tensor, buffer: GBuffer, figure: Figure, labels: Tensor) -> Tensor:
-    """Normals of sheets seen from behind are turned to the viewer."""
-    back = ~figure.closed[buffer.face]
-    outward = labels[:, [3, 7, 11]][buffer.view] - buffer.interpolate(figure.vertices)
-    away = (normals * outward).sum(1) < 0
-    return torch.where((back & away)[:, None], -normals, normals)
+def _unit(vectors: Float[Tensor, "... 3"]) -> Float[Tensor, "... 3"]:
+    """Of length 1, or 0 where they were 0; much faster than `normalize` over so short a dimension."""
+    x, y, z = vectors.unbind(-1)
+    return vectors * (x * x + y * y + z * z).clamp(min=1e-12).rsqrt()[..., None]
 
 
 def draw_cameras(seed: int, first: int, count: int) -> Float[Tensor, "count 25"]:
@@ -98,6 +106,12 @@ def draw_cameras(seed: int, first: int, count: int) -> Float[Tensor, "count 25"]
     return orbit_labels(yaw, PITCH[0] + (PITCH[1] - PITCH[0]) * draws[:, 2])
 
 
+def draw_background(seed: int, index: int, share: float) -> str:
+    """What view number `index` is drawn on: one of the named backgrounds with a probability of `share`, or grey."""
+    coin, which = uniform(seed, "background", index, 2).tolist()
+    return NAMES[1 + int(which * (len(NAMES) - 1))] if coin < share else NAMES[0]
+
+
 def draw_style(seed: int, index: int) -> str:
     """The style in which figure number `index` is drawn."""
     return STYLES[key(seed, "style", index) % len(STYLES)]
@@ -105,23 +119,35 @@ def draw_style(seed: int, index: int) -> str:
 
 @cache
 def fingerprint() -> str:
-    """A digest of what this code draws: small pictures that hold every cut, style and thing worn, and some draws.
+    """A digest of what this code draws: small pictures that hold every word of a look and every style, and some draws.
 
     A cache that is named by it outlives changes of the code that change no picture.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
-    whole = hashlib.sha256(repr([(draw_look(0, i), draw_style(0, i)) for i in range(64)]).encode())
+    draws = [(draw_look(0, i), draw_style(0, i), draw_background(0, i, 0.5)) for i in range(64)]
+    whole = hashlib.sha256(repr(draws).encode())
     whole.update(draw_cameras(0, 0, 16).numpy().tobytes())
-    worn = ATTRIBUTES["glasses"]
-    for i, hair in enumerate(ATTRIBUTES["hair"]):
-        look = replace(draw_look(0, i), hair=hair, glasses=worn[i % len(worn)], beard=ATTRIBUTES["beard"][i % 3])
-        labels = orbit_labels(torch.tensor([10.0, 130.0]), torch.tensor([5.0, -5.0]))
-        for view in render_views(build_figure(look), STYLES[i % len(STYLES)], labels, 32, 1):
+    labels = orbit_labels(torch.tensor([10.0, 130.0]), torch.tensor([5.0, -5.0]))
+    for i, look in enumerate(_every_word()):
+        names = [NAMES[i % len(NAMES)]] * 2
+        for view in render_views(build_figure(look), STYLES[i % len(STYLES)], labels, 32, 1, names):
             for picture in (view.image, view.guidance.depth_rgb, view.guidance.keypoints_rgb):
                 whole.update(picture.numpy().tobytes())
     torch.set_num_threads(threads)
     return whole.hexdigest()
+
+
+def _every_word() -> list[Look]:
+    """Looks in which every word of `ATTRIBUTES` is worn at least once."""
+    looks = []
+    for i in range(max(len(words) for words in ATTRIBUTES.values()) + len(STYLES)):
+        words: dict[str, Any] = {name: words[i % len(words)] for name, words in ATTRIBUTES.items()}
+        skins = SKINS[words["kind"]]
+        words |= {"skin": skins[i // len(SKINS) % len(skins)], "smile": words["smile"] == "yes"}
+        words |= {"hat": words["hat"] if words["hair"] in HAIR_UNDER_HATS else "none"}
+        looks.append(Look(**words, build=i % 3 / 2, seed=i))
+    return looks
 
 
 def render_dataset(
@@ -133,22 +159,29 @@ def render_dataset(
     supersample: int = 2,
     cache: str | Path | None = None,
     progress: Callable[[int, int, float], None] | None = None,
+    backgrounds: float = 0.0,
+    landmarks: bool = False,
+    device: str = "cpu",
 ) -> dict[str, Any]:
     """`count` views as stacked tensors: image [N, 3, size, size], mask [N, 1, ...], depth_rgb [N, 1, ...],
-    keypoints_rgb [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks` and `styles`, one entry a view.
+    keypoints_rgb [N, 3, ...] (uint8), labels [N, 25]; and lists of `looks`, `styles` and `backgrounds`, one entry a
+    view. With `landmarks`, also landmarks [N, L, 2] (pixels) and landmarks_visible [N, L] (bool).
 
-    View i shows figure i // views_per_figure. What is rendered is kept under `cache`, by a key of everything that it
-    depends on (what this code draws too), so that an interrupted call goes on where it was.
+    View i shows figure i // views_per_figure; the share `backgrounds` of the views is drawn on a named background.
+    What is rendered (by `device`, each of `workers` processes alone) is kept under `cache`, by a key of everything
+    that it depends on (what this code draws too), so that an interrupted call goes on where it was.
     `progress(done, count, seconds left)` is called when a chunk of figures lands.
     """
-    if count < 1 or workers < 1 or views_per_figure < 1:
+    if count < 1 or workers < 1 or views_per_figure < 1 or not 0 <= backgrounds <= 1:
         raise StyleAvatarError(
             "nothing to render",
-            got=f"count {count}, workers {workers}, views_per_figure {views_per_figure}",
-            expected="all at least 1",
+            got=f"count {count}, workers {workers}, views_per_figure {views_per_figure}, backgrounds {backgrounds}",
+            expected="numbers of at least 1, and a share of backgrounds in [0, 1]",
         )
+    if torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise StyleAvatarError("there is no GPU to render on", got=device, remedy="leave device out")
     check_size(size, supersample)
-    job = _Job(count, seed, size, views_per_figure, supersample, _CHUNK)
+    job = _Job(count, seed, size, views_per_figure, supersample, _CHUNK, backgrounds, landmarks, device)
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(cache or scratch) / f"renders-{job.key()}"
         folder.mkdir(parents=True, exist_ok=True)
@@ -164,6 +197,9 @@ class _Job:
     views_per_figure: int
     supersample: int
     figures_per_chunk: int
+    backgrounds: float
+    landmarks: bool
+    device: str
 
     @property
     def chunks(self) -> int:
@@ -171,21 +207,34 @@ class _Job:
 
     def key(self) -> str:
         """Names what the pictures depend on, the code included; `count` only says how many are wanted."""
-        asked = json.dumps(asdict(self) | {"count": 0, "draws": fingerprint()}, sort_keys=True)
-        return hashlib.sha256(asked.encode()).hexdigest()[:16]
+        same = {"count": 0, "draws": fingerprint(), "device": torch.device(self.device).type}
+        return hashlib.sha256(json.dumps(asdict(self) | same, sort_keys=True).encode()).hexdigest()[:16]
 
     def figure(self, index: int) -> tuple[Look, str]:
         return draw_look(self.seed, index), draw_style(self.seed, index)
+
+    def background(self, view: int) -> str:
+        return draw_background(self.seed, view, self.backgrounds)
 
     def render(self, chunk: int) -> dict[str, Tensor]:
         """The tensors of one chunk, always whole, so that a larger `count` finds it again."""
         records = []
         for index in range(chunk * self.figures_per_chunk, (chunk + 1) * self.figures_per_chunk):
-            look, style = self.figure(index)
-            labels = draw_cameras(self.seed, index * self.views_per_figure, self.views_per_figure)
-            views = render_views(build_figure(look), style, labels, self.size, self.supersample)
-            records += [_record(view, label) for view, label in zip(views, labels, strict=True)]
-        return {name: torch.stack([record[name] for record in records]) for name in records[0]}
+            records += self._records(index)
+        return {name: torch.stack([record[name] for record in records]).cpu() for name in records[0]}
+
+    def _records(self, index: int) -> list[dict[str, Tensor]]:
+        """The views of one figure."""
+        look, style = self.figure(index)
+        figure, first = build_figure(look, self.device), index * self.views_per_figure
+        labels = draw_cameras(self.seed, first, self.views_per_figure)
+        names = [self.background(first + view) for view in range(self.views_per_figure)]
+        views = render_views(figure, style, labels, self.size, self.supersample, names)
+        records = [_record(view, label) for view, label in zip(views, labels, strict=True)]
+        if self.landmarks:
+            for record, xy, visible in zip(records, *seen(figure, figure.landmarks, SURFACE, labels), strict=True):
+                record |= {"landmarks": xy * self.size, "landmarks_visible": visible}
+        return records
 
 
 def _record(view: RenderedView, label: Tensor) -> dict[str, Tensor]:
@@ -261,7 +310,11 @@ def _gather(job: _Job, folder: Path) -> dict[str, Any]:
     stacked: dict[str, Any] = {name: torch.cat([part[name] for part in parts])[: job.count] for name in parts[0]}
     figures = [job.figure(index) for index in range(-(-job.count // job.views_per_figure))]
     shown = [figures[view // job.views_per_figure] for view in range(job.count)]
-    return stacked | {"looks": [look for look, _ in shown], "styles": [style for _, style in shown]}
+    return stacked | {
+        "looks": [look for look, _ in shown],
+        "styles": [style for _, style in shown],
+        "backgrounds": [job.background(view) for view in range(job.count)],
+    }
 
 
 def _work(order: str) -> None:
