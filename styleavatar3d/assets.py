@@ -24,5 +24,6 @@ def assets() -> Path:
 
 
 def shipped(folder: str) -> str:
-    """A folder or URL as given, or the one of that name among the shipped files when there is none here."""
-    return folder if "://" in folder or Path(folder).exists() else str(assets() / folder)
+    """A folder or URL as given, or the one of that name among the shipped files where only they have one."""
+    given = "://" in folder or Path(folder).exists() or not (assets() / folder).exists()
+    return folder if given else str(assets() / folder)
