@@ -31,17 +31,22 @@ class GuidedView:
 def silhouette(
     buffer: GBuffer, supersample: int
 ) -> tuple[Float[Tensor, "views size size"], Float[Tensor, "views size size"]]:
-    """Share of each pixel that the figure covers, and the mean distance of what covers it: world units, inf where
-    nothing does."""
+    """Share of each pixel that the figure covers, and `mean_depth`."""
     values = torch.stack([torch.ones_like(buffer.distance), buffer.distance], 1)
-    return mean_distance(*buffer.blocks(values, supersample, 0.0).mean(0).unbind(-1))
+    share, distance = buffer.blocks(values, supersample, 0.0).mean(0).unbind(-1)
+    return share, where_covered(distance, share)
 
 
-def mean_distance(
-    share: Float[Tensor, "views size size"], distance: Float[Tensor, "views size size"]
-) -> tuple[Float[Tensor, "views size size"], Float[Tensor, "views size size"]]:
-    """`share`, and the distance of what covers a pixel from a mean in which empty samples counted as 0."""
-    return share, torch.where(share > 0, distance / share.clamp(min=1e-6), torch.inf)
+def mean_depth(buffer: GBuffer, supersample: int) -> Float[Tensor, "views size size"]:
+    """Mean distance of what covers each pixel, world units; inf where nothing does."""
+    return silhouette(buffer, supersample)[1]
+
+
+def where_covered(
+    distance: Float[Tensor, "views size size"], share: Float[Tensor, "views size size"]
+) -> Float[Tensor, "views size size"]:
+    """The mean over what is covered, from a mean that counts empty samples as 0; inf where nothing is covered."""
+    return torch.where(share > 0, distance / share.clamp(min=1e-6), torch.inf)
 
 
 def depth_guidance(

@@ -20,7 +20,7 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, mean_distance, to_uint8
+from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, to_uint8, where_covered
 from styleavatar3d.figures.heads import Figure
 from styleavatar3d.figures.keypoints import SURFACE, seen
 from styleavatar3d.figures.looks import ATTRIBUTES, HAIR_UNDER_HATS, SKINS, STYLES, Look, draw_look
@@ -79,12 +79,13 @@ def render_views(
     if style in VIEW_DEPENDENT_STYLES:
         colors = colors * (1 - 0.92 * outline(buffer, normals, parts))[:, None]
     samples = torch.cat([colors, normals, buffer.distance[:, None], torch.ones_like(colors[:, :1])], 1)
-    color, normal, distance, share = buffer.blocks(samples, supersample, 0.0).mean(0).split((3, 3, 1, 1), -1)
+    color, normal, rest = buffer.blocks(samples, supersample, 0.0).mean(0).split((3, 3, 2), -1)
+    distance, share = rest.unbind(-1)
     names = backgrounds or [NAMES[0]] * len(labels)
     behind = torch.stack([paint(name, size) for name in names]).to(color)
-    image = to_uint8(255 * (color + (1 - share) * behind))
+    image = to_uint8(255 * (color + (1 - share)[..., None] * behind))
     part = buffer.blocks(parts.to(torch.uint8), supersample, NO_PART).amin(0)
-    guides = guided_views(figure, labels, *mean_distance(share[..., 0], distance[..., 0]))
+    guides = guided_views(figure, labels, share, where_covered(distance, share))
     drifts = style in VIEW_DEPENDENT_STYLES
     return [
         RenderedView(picture, guide.mask, guide.depth, *rest, guide, drifts)
