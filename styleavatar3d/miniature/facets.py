@@ -5,12 +5,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from styleavatar3d.figures.heads import Figure
+from styleavatar3d.figures.anatomy import HEAD_CENTRE
+from styleavatar3d.figures.heads import SHIRT, SKIN, Figure
 
 _FACET = 0.36
 """Mean distance of facets, decimetres of the template."""
-_SIDE, _ROWS, _PARTS = 16, 64, 16
-_BELOW, _BEHIND = -2.0, -7.0
+_SIDE, _ROWS, _PARTS = 12, 32, 16
+_BELOW, _BEHIND = 0.0, -5.0
 """Where cells begin to be counted, decimetres."""
 
 
@@ -20,14 +21,18 @@ def facet_normals(
     """The mean normal of the figure in each point's cell, and a number in [-1, 1] of the cell's own.
 
     Cells are those of Voronoi around jittered grid points; they are mirrored, and a middle row lies across x = 0.
+    Faces that look inwards, as those of a mouth do, have no say.
     """
     some = figure.faces[::2]
     centres = figure.canonical[some].mean(1)
     folded = _folded(figure.normals[some].mean(1), centres)
+    offset = _folded(centres - HEAD_CENTRE.to(centres), centres)
+    offset[:, 1].clamp_(min=0)
+    outward = (folded * offset).sum(1, keepdim=True).clamp(min=0)
     cells = _cells(centres) * _PARTS + figure.parts[::2]
-    total = points.new_zeros(_SIDE * _ROWS * _ROWS * _PARTS, 3).index_add_(0, cells, folded)
+    total = points.new_zeros(_SIDE * _ROWS * _ROWS * _PARTS, 3).index_add_(0, cells, folded * outward)
     cell = _cells(points)
-    mean = total[cell * _PARTS + parts] + 1e-3 * _folded(normals, points)
+    mean = total[cell * _PARTS + torch.where(parts == SHIRT, SKIN, parts)] + 1e-3 * _folded(normals, points)
     middle = cell < _ROWS * _ROWS
     mean[:, 0] = torch.where(middle, 0.0, mean[:, 0])
     return _folded(normalize(mean, dim=1), points), torch.sin(cell * 12.9898)

@@ -138,7 +138,7 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
     front = ramp(face.z, 0.9, 1.0)
     if look.kind == "robot":
         ring = (((x - _EYE_X) / 0.17) ** 2 + ((y - _EYE_Y) / 0.105) ** 2).sqrt()
-        face.lay(0.85 * ramp(1.35 - ring, 0.0, 0.12) * front, 0.16 * skin)
+        face.lay(0.8 * ramp(1.2 - ring, 0.0, 0.15) * front, 0.2 * skin)
         return
     depth = {"orc": 0.55, "alien": 0.4}.get(look.kind, 0.24)
     shade = torch.exp(-(((x - 0.31) / 0.24) ** 4) - ((y - 7.31) / 0.16) ** 4) * front
@@ -148,9 +148,9 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
     if made_up:
         lid = ramp(opening, 0.9, 1.0) * ramp(2.1 - opening, 0.0, 0.8) * ramp(y, _EYE_Y, _EYE_Y + 0.04)
         face.lay(0.45 * lid, 0.35 * skin + skin.new_tensor((0.22, 0.08, 0.20)))
-    reach = 1.75 if made_up else 1.45
+    reach = 1.75 if made_up else 1.32
     edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.2) * ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
-    face.lay(0.95 * edge * front, _INK if colors.skin[0] > 0 else skin)
+    face.lay((0.95 if made_up else 0.8) * edge * front, _INK if made_up else 0.22 * skin)
     lower = ramp(opening, 0.9, 1.0) * ramp(1.25 - opening, 0.0, 0.15) * ramp(_EYE_Y - y, 0.0, 0.03)
     face.lay(0.45 * lower * front, 0.3 * skin)
     if made_up:
@@ -163,7 +163,7 @@ def _brows(look: Look, face: Canvas, skin: Tensor, hair: Tensor) -> None:
     x, y = face.x, face.y
     man, child, old = look.gender == "man", look.age == "child", look.age == "old"
     thick = (0.070 if man else 0.042) * (0.8 if child else 1.0) * (1.2 if old and man else 1.0)
-    arch, slope = (0.35, 0.02) if man else (0.95, 0.10)
+    arch, slope = (0.35, 0.02) if man else (0.95, 0.02)
     middle = 7.545
     if look.kind == "orc":
         thick, arch, slope, middle = 0.085, 0.1, 0.26, 7.50
@@ -193,7 +193,7 @@ def _panels(canvas: Canvas, skin: Tensor) -> None:
         (mask, face * ramp(7.95 - y, 0.0, 0.02) * ramp(y, 6.1, 6.15)),
         (y - 7.93, head * ramp(x, 0.0, 0.01) * (z > -2)),
         (x, head * ramp(y, 7.93, 7.95)),
-        (z - 0.08, head * ramp(y, 7.0, 7.1) * ramp(7.93 - y, 0.0, 0.02)),
+        (z - 0.08, head * ramp(y, 7.5, 7.6) * ramp(7.93 - y, 0.0, 0.02)),
     ]
     for distance, where in lines:
         canvas.lay(0.85 * torch.exp(-((distance / seam[0]) ** 2)) * where, seam[1] * skin)

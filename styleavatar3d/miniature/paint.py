@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from styleavatar3d.figures.anatomy import ramp, symmetric_bumps
+from styleavatar3d.figures.anatomy import HEAD_CENTRE, NECK_AXIS, below_neckline, ramp, symmetric_bumps
 from styleavatar3d.figures.heads import (
     ANTENNA,
     EYE,
@@ -26,6 +26,7 @@ from styleavatar3d.figures.heads import (
     TUSK,
 )
 from styleavatar3d.figures.looks import Look
+from styleavatar3d.figures.wear import brim
 from styleavatar3d.miniature.makeup import Canvas, paint_eye, paint_skin, strands
 
 Color = tuple[float, float, float]
@@ -176,57 +177,51 @@ def _hair(look: Look, colors: Palette, points: Tensor) -> Tensor:
 
 
 def _shirt(look: Look, colors: Palette, points: Tensor) -> Tensor:
-    """Cloth in one colour or striped, with the collar that the word says."""
+    """Cloth in one colour or striped, and around the neck what the word says."""
     canvas = Canvas(points, colors.shirt)
-    x, y, z = canvas.x, canvas.y, canvas.z
     cloth = points.new_tensor(colors.shirt)
+    around, below = torch.atan2(canvas.x, canvas.z - NECK_AXIS), below_neckline(points)
     if look.shirt == "striped shirt":
-        wave = torch.sin((y + 0.12 * x) * 21.0)
-        canvas.lay(ramp(wave, 0.05, 0.35), colors.stripe)
-    from_neck = (x * x + (0.8 * (z - 0.05)) ** 2).sqrt()
+        canvas.lay(ramp(torch.sin((canvas.y + 0.12 * canvas.x) * 21.0), 0.05, 0.35), colors.stripe)
     if look.shirt == "turtleneck":
-        ribs = 0.5 + 0.5 * torch.sin(torch.atan2(x, z - 0.05) * 40.0)
-        roll = ramp(y, 5.55, 5.62)
-        canvas.lay(roll * (0.12 + 0.2 * ribs), 0.35 * cloth)
-        canvas.lay(torch.exp(-(((y - 5.57) / 0.05) ** 2)) * 0.6, 0.35 * cloth)
+        roll, ribs = ramp(0.10 - below, 0.0, 0.02), 0.5 + 0.5 * torch.sin(around * 36.0)
+        canvas.lay(roll * (0.08 + 0.26 * ribs), 0.3 * cloth)
+        canvas.lay(0.7 * torch.exp(-(((below - 0.11) / 0.025) ** 2)), 0.3 * cloth)
     elif look.shirt == "collared shirt":
-        _collar(canvas, cloth, from_neck)
+        _placket(canvas, cloth, around, below)
     else:
-        canvas.lay(0.45 * ramp(0.88 - from_neck, 0.0, 0.03) * (y > 5.2), 0.3 * cloth)
+        band, ribs = ramp(0.10 - below, 0.0, 0.015), 0.5 + 0.5 * torch.sin(around * 60.0)
+        canvas.lay(band * (0.35 + 0.15 * ribs), 0.3 * cloth)
     return canvas.color
 
 
-def _collar(canvas: Canvas, cloth: Tensor, from_neck: Tensor) -> None:
-    """Two wings, open in front, a placket and its buttons."""
-    x, y, z = canvas.x, canvas.y, canvas.z
-    front = ramp(z, 0.2, 0.4)
-    lighter = 0.55 * cloth + 0.45
-    point = 1.02 + 0.28 * front * ramp(x, 0.05, 0.30) * ramp(0.62 - x, 0.0, 0.28)
-    wing = ramp(point - from_neck, 0.0, 0.04)
-    canvas.lay(0.8 * torch.exp(-(((point - from_neck) / 0.035) ** 2)) * ramp(x, 0.06, 0.1), 0.25 * cloth)
-    canvas.lay(wing * ramp(x, 0.04 * front, 0.05 * front + 0.03), lighter)
-    below = (1 - wing) * front
-    canvas.lay(0.7 * below * torch.exp(-(((x - 0.10) / 0.02) ** 2)), 0.3 * cloth)
-    button = (x / 0.04) ** 2 + (torch.remainder(y, 0.34) - 0.17).div(0.04) ** 2
-    canvas.lay(below * ramp(1.2 - button, 0.0, 0.4), 0.5 * lighter)
+def _placket(canvas: Canvas, cloth: Tensor, around: Tensor, below: Tensor) -> None:
+    """A paler collar, and a strip with buttons between two seams."""
+    lighter = 0.5 * cloth + 0.5
+    half = 0.16 * (1 - 0.5 * below.clamp(0, 0.6))
+    front = ramp(below, 0.0, 0.04) * ramp(0.5 - around, 0.0, 0.1)
+    leaf = ramp(0.14 + 0.17 * torch.exp(-(((around - 0.5) / 0.42) ** 2)) - below, 0.0, 0.015)
+    canvas.lay(leaf * ramp(around, 0.08, 0.1), lighter)
+    canvas.lay(0.8 * front * torch.exp(-(((around - half) / 0.018) ** 2)), 0.25 * cloth)
+    button = (around / 0.05) ** 2 + ((below + 0.04).remainder(0.2) - 0.1).div(0.045) ** 2
+    canvas.lay(front * ramp(1.3 - button, 0.0, 0.5), 0.1 + 0.75 * lighter)
 
 
 def _worn_hat(look: Look, colors: Palette, points: Tensor) -> Tensor:
     """Knitted ribs with a turned-up edge, or felt with a ribbon."""
     canvas = Canvas(points, colors.hat)
     hat = points.new_tensor(colors.hat)
+    around = torch.atan2(canvas.x, canvas.z - float(HEAD_CENTRE[2]))
+    above = canvas.y - brim(around)
     if look.hat == "beanie":
-        ribs = torch.sin(torch.atan2(canvas.x, canvas.z - 0.2) * 34.0)
-        rows = torch.sin(canvas.y * 60.0)
-        canvas.lay(0.22 + 0.16 * ribs + 0.06 * rows, 0.4 * hat)
-        edge = torch.exp(-(((canvas.y - 8.0 + 0.12 * (canvas.z - 0.2)) / 0.03) ** 2))
-        canvas.lay(0.55 * edge, 0.35 * hat)
+        ribs, rows = torch.sin(around * 34.0), torch.sin(canvas.y * 60.0)
+        canvas.lay(0.20 + 0.16 * ribs + 0.06 * rows, 0.4 * hat)
+        canvas.lay(0.30 * ramp(0.38 - above, 0.0, 0.02), 0.6 * hat + 0.4)
+        canvas.lay(0.6 * torch.exp(-(((above - 0.40) / 0.025) ** 2)), 0.35 * hat)
+        canvas.lay(0.55 * ramp(canvas.y, 8.68, 8.74), 0.5 * hat + 0.5)
         return canvas.color
-    ribbon = ramp(canvas.y, 8.0, 8.03) * ramp(8.22 - canvas.y, 0.0, 0.03)
-    inside = ramp(1.25 - (canvas.x**2 + (canvas.z - 0.2) ** 2).sqrt(), 0.0, 0.05)
-    canvas.lay(ribbon * inside, 0.22 * hat)
-    felt = symmetric_bumps(points, 31.0)
-    canvas.lay(0.08 + 0.08 * felt, 0.5 * hat)
+    canvas.lay(0.08 + 0.08 * symmetric_bumps(points, 31.0), 0.5 * hat)
+    canvas.lay(ramp(above, 0.11, 0.13) * ramp(0.42 - above, 0.0, 0.02), 0.22 * hat)
     return canvas.color
 
 

@@ -17,6 +17,7 @@ from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL
 from styleavatar3d.figures.looks import STYLES
 from styleavatar3d.figures.rasterize import GBuffer
 from styleavatar3d.miniature.facets import cube_faces, facet_normals
+from styleavatar3d.miniature.makeup import strands
 from styleavatar3d.miniature.paint import PLASTER, paint, palette
 
 VIEW_DEPENDENT_STYLES = ("cel",)
@@ -131,7 +132,7 @@ def _chrome(normals: Tensor) -> Float[Tensor, "points"]:
     """The studio mirrored in metal: a pale floor, a dark horizon, a bright sky with a strip of light."""
     y = normals[:, 1] + 0.25 * normals[:, 2].abs()
     strip = torch.exp(-(((y - 0.62) / 0.10) ** 2))
-    return 0.62 - 0.34 * torch.exp(-(((y - 0.08) / 0.20) ** 2)) + 0.36 * ramp(y, 0.15, 0.5) + 0.45 * strip
+    return 0.66 - 0.26 * torch.exp(-(((y - 0.05) / 0.22) ** 2)) + 0.22 * ramp(y, 0.15, 0.6) + 0.40 * strip
 
 
 def _tinted(share: Tensor, tint: tuple[float, float, float]) -> Float[Tensor, "points 3"]:
@@ -146,7 +147,7 @@ def _saturated(color: Tensor, by: float) -> Tensor:
 def _metallic(surface: Surface, color: Tensor) -> Tensor:
     """Reflections on what is of metal."""
     shine = surface.metal()
-    return color * (1 + shine * (1.25 * _chrome(surface.normals) - 0.9))[:, None]
+    return color * (1 + shine * (0.9 * _chrome(surface.normals) - 0.66))[:, None]
 
 
 def _cartoon(surface: Surface) -> Float[Tensor, "points 3"]:
@@ -179,12 +180,12 @@ def _clay(surface: Surface) -> Float[Tensor, "points 3"]:
     side = torch.where(points[:, :1] < 0, -1.0, 1.0)
     dents = torch.cat([dents[:, :1] * side, dents[:, 1:]], 1)
     calm = 1 - 0.7 * surface.are(EYE, TEETH, FRAME, LENS)
-    normals = torch.nn.functional.normalize(surface.normals + 0.26 * calm[:, None] * dents, dim=1)
+    normals = torch.nn.functional.normalize(surface.normals + 0.55 * calm[:, None] * dents, dim=1)
     color = surface.painted()
     muted = 0.66 * color + 0.34 * color.mean(1, keepdim=True) * color.new_tensor((1.0, 0.90, 0.80)) + 0.05
     whorl = torch.sin(52.0 * (points[:, 1] + 0.25 * dents[:, 1])) * ramp(dents[:, 2], 0.1, 0.6)
     light = 0.30 + 0.42 * _sky(normals) + 0.44 * _key(normals)
-    return muted * (light * (1 + 0.045 * calm * whorl))[:, None]
+    return muted * (light * (1 + 0.07 * calm * whorl))[:, None]
 
 
 def _veins(points: Tensor) -> Float[Tensor, "points"]:
@@ -206,12 +207,12 @@ def _marble(surface: Surface) -> Float[Tensor, "points 3"]:
 def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
     """Dark metal, bright where hands have polished it, green where rain has stood."""
     normals, tone = surface.normals, surface.toned()
-    level = tone * (0.24 + 0.42 * _key(normals) + 0.34 * _chrome(normals))
-    dark, middle, bright = (tone.new_tensor(c) for c in ((0.10, 0.05, 0.03), (0.60, 0.34, 0.13), (1.0, 0.80, 0.46)))
+    level = tone * (0.10 + 0.34 * _key(normals) + 0.36 * _chrome(normals))
+    dark, middle, bright = (tone.new_tensor(c) for c in ((0.09, 0.045, 0.03), (0.55, 0.30, 0.12), (1.0, 0.76, 0.42)))
     low, high = ramp(level, 0.05, 0.48)[:, None], ramp(level, 0.48, 0.95)[:, None]
     metal = dark + low * (middle - dark) + high * (bright - middle)
     streaks = symmetric_bumps(surface.points * surface.points.new_tensor((1.0, 0.35, 1.0)), 6.0)
-    patina = ramp(streaks + 0.45 * symmetric_bumps(surface.points, 19.0), 0.35, 0.75) * ramp(0.75 - _sky(normals), -0.1, 0.3)
+    patina = ramp(streaks + 0.45 * symmetric_bumps(surface.points, 19.0), 0.35, 0.75) * ramp(0.62 - _key(normals), 0.0, 0.3)
     metal = metal + (0.55 * patina)[:, None] * (_tinted(0.35 + 0.6 * level, (0.42, 0.78, 0.66)) - metal)
     return metal + _tinted(0.55 * tone * _gloss(normals, 20), (1.0, 0.86, 0.6))
 
@@ -219,22 +220,22 @@ def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
 def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
     """Flat facets, each under its own light."""
     normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
-    light = 0.26 + 0.34 * _sky(normals) + 0.52 * _key(normals) + 0.16 * _rim(normals)
+    light = 0.22 + 0.36 * _sky(normals) + 0.56 * _key(normals) + 0.20 * _rim(normals)
     plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
-    light = light * (1 + 0.13 * (1 - plain) * chance)
+    light = light * (1 + 0.17 * (1 - plain) * chance)
     return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
 
 
 def _voxel(surface: Surface) -> Float[Tensor, "points 3"]:
     """Little cubes, each in one colour, under light from three directions."""
-    centres, normals, seam, chance = cube_faces(surface.points, surface.normals, 0.12)
+    centres, normals, seam, chance = cube_faces(surface.points, surface.normals, 0.18)
     fine, _, _, _ = cube_faces(surface.points, surface.normals, 0.06)
     small = surface.are(EYE) + surface.are(SKIN) * (surface.points[:, 2] > 0.9)
     color = surface.painted(torch.where((small > 0)[:, None], fine, centres))
     up, side, front = (normals[:, 1], normals[:, 0].abs(), normals[:, 2])
     light = 0.80 + 0.30 * up.clamp(min=0) - 0.34 * (-up).clamp(min=0) + 0.18 * front.clamp(min=0) - 0.16 * side
     light = light - 0.06 * (-front).clamp(min=0)
-    return _saturated(_metallic(surface, color), 1.1) * (light * (1 - 0.2 * seam) * (1 + 0.06 * chance))[:, None]
+    return _saturated(_metallic(surface, color), 1.1) * (light * (1 - 0.16 * seam) * (1 + 0.06 * chance))[:, None]
 
 
 def _watercolour(surface: Surface) -> Float[Tensor, "points 3"]:
@@ -248,8 +249,9 @@ def _watercolour(surface: Surface) -> Float[Tensor, "points 3"]:
     light = 0.62 * _key(normals) + 0.38 * _sky(normals) + 0.07 * symmetric_bumps(points, 9.0)
     first, second = ramp(0.62 - light, 0.0, 0.05), ramp(0.36 - light, 0.0, 0.05)
     tide = torch.exp(-(((light - 0.60) / 0.025) ** 2)) + torch.exp(-(((light - 0.345) / 0.025) ** 2))
-    density = 0.56 + 0.15 * blot + 0.30 * first + 0.38 * second + 0.22 * tide + 0.10 * grain
-    density = density * (1 - 0.65 * ramp(light, 0.86, 0.95)) * (1 - calm) + 0.9 * calm
+    dry = ramp(0.10 - (blot + 0.35).abs(), 0.0, 0.06)
+    density = 0.52 + 0.20 * blot + 0.34 * first + 0.40 * second + 0.30 * tide + 0.22 * dry + 0.14 * grain
+    density = density * (1 - 0.8 * ramp(light, 0.82, 0.92)) * (1 - calm) + 0.9 * calm
     cool = 1 - _tinted(0.10 * first + 0.10 * second, (1.0, 0.75, 0.1))
     return color ** density[:, None] * cool * points.new_tensor((0.985, 0.970, 0.935))
 
@@ -261,9 +263,9 @@ def _toy(surface: Surface) -> Float[Tensor, "points 3"]:
     color = color + 0.75 * moulded * (color.new_tensor(palette(surface.figure.look).hair) - color)
     light = 0.46 + 0.40 * _key(normals) + 0.22 * _sky(normals)
     lamp = torch.maximum(_lamps(normals, (0.42, 0.62, 0.66)), _lamps(normals, (0.36, 0.70, -0.62)))
-    window = ramp(lamp, 0.955, 0.968) * 0.62 + 0.22 * lamp**10
+    window = ramp(lamp, 0.976, 0.984) * 0.55 + 0.16 * lamp**12
     edge = 0.40 * _rim(normals)
-    lit = _metallic(surface, _saturated(color, 1.32)) * light[:, None]
+    lit = _metallic(surface, _saturated(color, 1.4) ** 1.15) * light[:, None]
     return lit + _tinted(edge, (0.75, 0.88, 1.0)) + window[:, None]
 
 
@@ -271,17 +273,15 @@ def _pencil(surface: Surface) -> Float[Tensor, "points 3"]:
     """Graphite on white paper: strokes one way in half shade, across them in shade, smudged where it is darkest."""
     points, normals = surface.points, surface.normals
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    wobble = 0.05 * symmetric_bumps(points, 5.0)
-    tone = surface.toned() * (0.30 + 0.52 * _key(normals) + 0.34 * _sky(normals))
-    first = 0.5 + 0.5 * torch.sin(33.0 * (0.75 * x + y + 0.55 * z + wobble))
-    second = 0.5 + 0.5 * torch.sin(37.0 * (0.8 * x - y + 0.6 * z - wobble))
-    shade = ramp(0.86 - tone, 0.0, 0.5)
-    strokes = 0.75 * shade * ramp(first, 0.95 - 1.15 * shade, 1.05 - 0.8 * shade)
-    cross = ramp(0.48 - tone, 0.0, 0.3)
-    strokes = strokes + 0.45 * cross * ramp(second, 0.8 - cross, 1.0 - 0.6 * cross)
-    smudge = 0.22 * shade + 0.30 * ramp(0.26 - tone, 0.0, 0.2)
-    grain = 0.03 * symmetric_bumps(points, 61.0)
-    grey = 0.97 - (strokes + smudge).clamp(0, 0.88) + grain
+    along = torch.where(surface.are(HAIR) > 0, 9.0 * strands(points), 62.0 * (0.85 * x - 0.55 * y))
+    wobble = 1.6 * symmetric_bumps(points, 5.0)
+    tone = surface.toned() * (0.34 + 0.50 * _key(normals) + 0.30 * _sky(normals))
+    shade = ramp(0.90 - tone, 0.0, 0.75)
+    first = 0.5 + 0.5 * torch.sin(along + wobble)
+    second = 0.5 + 0.5 * torch.sin(67.0 * (0.45 * x + y + 0.4 * z) - wobble)
+    strokes = 0.30 * ramp(shade, 0.05, 0.45) * ramp(first, 0.9 - shade, 1.2 - shade)
+    strokes = strokes + 0.26 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
+    grey = 0.97 - (strokes + 0.62 * shade**1.4).clamp(0, 0.90) + 0.025 * symmetric_bumps(points, 61.0)
     return _tinted(grey, (1.0, 0.995, 0.985))
 
 
