@@ -22,10 +22,20 @@ _NECK = 6.1
 """Template height where the head ends and the body begins."""
 _SHOULDER_DROP = 1.75
 """Decimetres of the template from ears to shoulder joints."""
-_IRIS = 1.75
+_IRIS = 2.05
 """How much larger than in the template irises are."""
 _GAZE = (0.055, 0.035)
 """Template decimetres that irises travel, sideways and up or down, when eyes look as far as they can."""
+_MOULDS = {
+    "man": (0.09, 0.0, 0.0, 0.0),
+    "woman": (-0.08, 0.0, 0.0, 0.05),
+    "child": (0.0, 0.1, 0.05, 0.16),
+    "alien": (-0.14, -0.04, 0.16, 0.06),
+    "orc": (0.2, 0.06, -0.05, -0.06),
+}
+"""How heads are moulded: shares of `_moulded`."""
+_OVERLAP, _JAW_DROP = 0.012, 0.384
+"""Decimetres that closed lips press into each other, and that the lower lip sinks when the jaw opens."""
 _SMILE = {
     "mouthSmileLeft": 1.1,
     "mouthSmileRight": 1.1,
@@ -51,7 +61,7 @@ class Face:
 def face(model: HeadModel, look: Look, expression: dict[str, float] | None = None) -> Face:
     """The bare head of a look. `expression` (strengths of the 52 names) is added to the look's smile."""
     draw = random.Random(f"face/{look.seed}")
-    neutral = _normalised(model, _identity(model, look, draw))
+    neutral = _shut(model, _normalised(model, _identity(model, look, draw)))
     smile, asked = _SMILE if look.smile else {}, expression or {}
     strengths = {name: smile.get(name, 0.0) + asked.get(name, 0.0) for name in {**smile, **asked}}
     vertices = neutral.clone()
@@ -81,16 +91,13 @@ def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor
         weight=0.2 + 0.75 * look.build,
         **dict(zip(ORIGINS, origin, strict=True)),
     )
-    changes = {name: draw.gauss(0, 0.3) for name in sorted({pair[:-1] for pair in model.locals.names})}
-    changes |= {name: 0.0 for name in changes if name.startswith(("neck", "eye-"))}
+    changes = {name: draw.gauss(0, _variety(name)) for name in sorted({pair[:-1] for pair in model.locals.names})}
     changes |= {
-        "eye-corner1-up": draw.gauss(0, 0.3),
-        "eye-corner2-up": draw.gauss(0, 0.3),
         "eye-scale-incr": draw.uniform(0.2, 0.6),
-        "eye-height2-incr": 0.4,
+        "eye-height2-incr": 0.2,
         "ear-wing-incr": -0.5,
         "head-age-incr": {"old": 1.0, "young": -0.3, "child": -0.4}[look.age],
-        "head-scale-vert-incr": draw.uniform(-0.5, 0.2),
+        "head-scale-vert-incr": draw.uniform(-0.5, 0.1),
         "nose-scale-horiz-incr": draw.uniform(-0.5, 0.6) - (0.0 if manly else 0.3),
         "nose-scale-vert-incr": draw.uniform(-0.4, 0.2),
         "nose-hump-incr": draw.gauss(0, 0.3) if manly else -0.3,
@@ -102,6 +109,13 @@ def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor
     return vertices
 
 
+def _variety(change: str) -> float:
+    """How far a local change strays: nothing that would part lips or lids, little that would dent a skull."""
+    if change.startswith(("neck", "eye-", "mouth")):
+        return 0.3 if change.startswith("eye-corner") else 0.0
+    return 0.15 if change.startswith(("head", "forehead", "eyebrows")) else 0.35
+
+
 def _of_gender(look: Look) -> dict[str, float]:
     if look.age == "child":
         return {"nose-scale-vert-incr": -0.7, "nose-scale-depth-incr": -0.6, "cheek-volume-incr": 0.7}
@@ -109,10 +123,8 @@ def _of_gender(look: Look) -> dict[str, float]:
         return {"chin-width-incr": 0.8, "chin-prominent-incr": 0.5, "forehead-nubian-incr": -0.4}
     return {
         "chin-width-incr": -0.8,
-        "mouth-upperlip-volume-incr": 0.7,
-        "mouth-lowerlip-volume-incr": 0.7,
-        "mouth-upperlip-height-incr": 0.5,
-        "mouth-lowerlip-height-incr": 0.5,
+        "mouth-upperlip-volume-incr": 0.4,
+        "mouth-lowerlip-volume-incr": 0.4,
         "cheek-bones-incr": 0.4,
     }
 
@@ -127,7 +139,7 @@ def _of_kind(look: Look) -> dict[str, float]:
         nose = {"nose-scale-horiz-incr": 1.2, "nose-flaring-incr": 1.0, "nose-point-up": 0.8}
         return pointed | jaw | brow | nose
     if look.kind == "robot":
-        return {"ear-scale-incr": -1.0, "ear-wing-incr": -1.0, "nose-scale-horiz-incr": -0.5}
+        return {"ear-scale-incr": -1.5, "ear-wing-incr": -1.5, "nose-scale-horiz-incr": -0.5}
     return {}
 
 
@@ -140,6 +152,14 @@ def _scaled(model: HeadModel, vertices: Tensor, ends: Float[Tensor, "2 3"]) -> F
     template, joint = model.template, model.joints["head"]
     height = template[model.points["crown"], 1] - template[model.points["chin"], 1]
     return (vertices - vertices[joint]) * (height / (ends[0, 1] - ends[1, 1])) + template[joint]
+
+
+def _shut(model: HeadModel, vertices: Tensor) -> Float[Tensor, "vertices 3"]:
+    """The mouth shut: in some phenotypes lips stay a little apart."""
+    upper, lower = (model.landmarks[LANDMARKS.index(name)] for name in ("lip_upper", "lip_lower"))
+    gap = float((vertices[upper] - vertices[lower])[1]) + _OVERLAP
+    model.express(vertices, {"jawOpen": -max(gap, 0.0) / _JAW_DROP})
+    return vertices
 
 
 def _lids(model: HeadModel, neutral: Tensor, strengths: dict[str, float]) -> dict[str, float]:
@@ -158,14 +178,21 @@ def _caricature(
     child = look.age == "child"
     big = draw.uniform(-0.06, 0.06) + {"alien": 0.35, "orc": -0.25}.get(look.kind, 0.12 if child else 0.0)
     woman = 0.12 if look.gender == "woman" and not child else 0.0
-    points = _magnified(points, eye, (0.5, 1.0 + woman, 0.0), (0.16, 0.13, 0.5))
-    points = _magnified(points, eye, (0.75 + big, 0.85 + big, 0.1), (0.30, 0.30, 0.5), apart=0.035)
-    points = _magnified(points, mouth, (0.22, 0.35 + 2 * woman, 0.05), (0.40, 0.22, 0.6))
-    jaw = {"man": 0.07, "woman": -0.07}[look.gender] * (not child) + {"orc": 0.14, "alien": -0.12}.get(look.kind, 0.0)
-    y, z = points[:, 1], points[:, 2]
-    jowl = torch.exp(-(((y - 6.35) / 0.45) ** 2)) * torch.sigmoid((z - 0.35) * 8)
-    skull = torch.exp(-(((y - 8.1) / 0.6) ** 2)) * (0.12 if look.kind == "alien" else 0.0)
-    return torch.stack([points[:, 0] * (1 + jaw * jowl + skull), y, z], 1)
+    points = _magnified(points, eye, (0.5, 1.0 + woman, 0.0), (0.2, 0.13, 0.5))
+    points = _magnified(points, eye, (0.75 + big, 0.8 + big, 0.1), (0.36, 0.32, 0.5), apart=0.03)
+    points = _magnified(points, mouth, (0.22, 0.3 + woman, 0.05), (0.40, 0.22, 0.6))
+    return _moulded(points, _MOULDS.get(look.kind, _MOULDS["child" if child else look.gender]))
+
+
+def _moulded(points: Float[Tensor, "points 3"], mould: tuple[float, float, float, float]) -> Float[Tensor, "points 3"]:
+    """A head broader (than 1, in shares) at the jaw, the cheeks and the top of the skull, and shorter below the eyes."""
+    jaw, cheeks, top, short = mould
+    x, y, z = points.unbind(1)
+    front = torch.sigmoid((z - 0.35) * 8)
+    broader = jaw * torch.exp(-(((y - 6.35) / 0.45) ** 2)) * front + cheeks * torch.exp(-(((y - 6.85) / 0.35) ** 2)) * front
+    broader = broader + top * torch.exp(-(((y - 8.1) / 0.6) ** 2))
+    lower = short * torch.nn.functional.softplus((7.1 - y) * 6) / 6 * ramp(y, 5.6, 6.3)
+    return torch.stack([x * (1 + broader), y + lower, z], 1)
 
 
 def _magnified(
@@ -177,19 +204,17 @@ def _magnified(
 ) -> Float[Tensor, "points 3"]:
     """Space magnified by 1 + `more` at a centre and at its mirror image, by 1 from about twice the reach on.
 
-    Offsets grow by more * exp(-(offset / reach)^2), which is monotone for `more` up to 2.2. `apart` moves the two
-    centres away from each other.
+    Offsets grow by more * exp(-(offset / reach)^2), which is monotone for `more` up to 2.2. What rises and sinks does so
+    over twice the width, so that brows stay level. `apart` moves the two centres away from each other.
     """
     side = torch.where(points[:, 0] < 0, -1.0, 1.0)
     offset = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1) - centre
-    share = torch.exp(-((offset / points.new_tensor(reach)) ** 2).sum(1))
-    change = offset * points.new_tensor(more) + points.new_tensor((apart, 0.0, 0.0))
+    x, y, z = ((offset / points.new_tensor(reach)) ** 2).unbind(1)
+    wide, narrow = torch.exp(-(x / 4 + y + z)), torch.exp(-(x + y + z))
+    aside = (more[0] * offset[:, 0] + apart) * narrow * side
     if centre[0] > 0.1:
-        change[:, 0] *= torch.tanh(points[:, 0].abs() / 0.12)
-    else:
-        change[:, 0] = points[:, 0] * side * more[0]
-    change = change * share[:, None]
-    return points + torch.stack([change[:, 0] * side, change[:, 1], change[:, 2]], 1)
+        aside = aside * torch.tanh(points[:, 0].abs() / 0.12)
+    return points + torch.stack([aside, more[1] * offset[:, 1] * wide, more[2] * offset[:, 2] * narrow], 1)
 
 
 def _looking(model: HeadModel, vertices: Tensor, strengths: dict[str, float]) -> Float[Tensor, "vertices 3"]:

@@ -170,7 +170,7 @@ class HeadModel:
         unknown = set(values) - set(_KNOTS) - set(ORIGINS)
         if unknown:
             raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *ORIGINS]))
-        row = interpolants({name: torch.tensor([value]) for name, value in values.items()}, self.mask)[0] @ self.mix
+        row = interpolants({name: torch.tensor([float(value)]) for name, value in values.items()}, self.mask)[0] @ self.mix
         return self.template + self.unfold(torch.einsum("k,kvc->vc", row, self.basis))
 
     def change(self, vertices: Float[Tensor, "vertices 3"], changes: dict[str, float]) -> None:

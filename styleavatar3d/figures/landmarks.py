@@ -39,8 +39,8 @@ _FRONT = {
     "mouth_lower_left": (0.130, 6.525),
     "mouth_top": (0.0, 6.692),
     "mouth_bottom": (0.0, 6.505),
-    "lip_upper": (0.0, 6.628),
-    "lip_lower": (0.0, 6.594),
+    "lip_upper": (0.0, 6.609),
+    "lip_lower": (0.0, 6.600),
 }
 """Seen from the front: x and y, snapped to the nearest vertex of the face."""
 
