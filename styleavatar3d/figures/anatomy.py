@@ -30,7 +30,7 @@ def ramp(value: Tensor, start: float | Tensor, end: float | Tensor) -> Tensor:
     return ((value - start) / (end - start)).clamp(0, 1)
 
 
-def hairline(azimuth: Float[Tensor, "points"]) -> Float[Tensor, "points"]:
+def hairline(azimuth: Float[Tensor, "*points"]) -> Float[Tensor, "*points"]:
     """Polar angle (radians from straight up) down to which hair grows; azimuth 0 is the forehead."""
     angle = azimuth.abs().clamp(max=math.pi - 1e-4)
     above = torch.bucketize(angle, _HAIRLINE_AZIMUTH.to(angle), right=True)
