@@ -138,7 +138,7 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
     front = ramp(face.z, 0.9, 1.0)
     if look.kind == "robot":
         ring = (((x - _EYE_X) / 0.17) ** 2 + ((y - _EYE_Y) / 0.105) ** 2).sqrt()
-        face.lay(0.8 * ramp(1.2 - ring, 0.0, 0.15) * front, 0.2 * skin)
+        face.lay(0.75 * ramp(1.04 - ring, 0.0, 0.10) * front, 0.25 * skin)
         return
     depth = {"orc": 0.55, "alien": 0.4}.get(look.kind, 0.24)
     shade = torch.exp(-(((x - 0.31) / 0.24) ** 4) - ((y - 7.31) / 0.16) ** 4) * front
@@ -146,16 +146,16 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
     opening = (((x - _EYE_X) / 0.128) ** 2 + ((y - _EYE_Y) / 0.060) ** 2).sqrt()
     made_up = look.gender == "woman" and look.kind == "human" and look.age != "child"
     if made_up:
-        lid = ramp(opening, 0.9, 1.0) * ramp(2.1 - opening, 0.0, 0.8) * ramp(y, _EYE_Y, _EYE_Y + 0.04)
+        lid = ramp(opening, 0.9, 1.0) * ramp(1.8 - opening, 0.0, 0.6) * ramp(y, _EYE_Y, _EYE_Y + 0.04)
         face.lay(0.45 * lid, 0.35 * skin + skin.new_tensor((0.22, 0.08, 0.20)))
-    reach = 1.75 if made_up else 1.32
-    edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.2) * ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
+    reach = 1.30 if made_up else 1.16
+    edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.08) * ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
     face.lay((0.95 if made_up else 0.8) * edge * front, _INK if made_up else 0.22 * skin)
-    lower = ramp(opening, 0.9, 1.0) * ramp(1.25 - opening, 0.0, 0.15) * ramp(_EYE_Y - y, 0.0, 0.03)
+    lower = ramp(opening, 0.9, 1.0) * ramp(1.12 - opening, 0.0, 0.08) * ramp(_EYE_Y - y, 0.0, 0.03)
     face.lay(0.45 * lower * front, 0.3 * skin)
     if made_up:
-        wing = ramp(0.02 - (y - _EYE_Y - 0.012 - 0.45 * (x - 0.44)).abs(), 0.0, 0.01) * ramp(x, 0.42, 0.44)
-        face.lay(0.95 * wing * ramp(0.545 - x, 0.0, 0.03) * front, _INK)
+        wing = ramp(0.014 - (y - _EYE_Y - 0.012 - 0.45 * (x - 0.44)).abs(), 0.0, 0.007) * ramp(x, 0.43, 0.44)
+        face.lay(0.95 * wing * ramp(0.505 - x, 0.0, 0.03) * front, _INK)
 
 
 def _brows(look: Look, face: Canvas, skin: Tensor, hair: Tensor) -> None:
@@ -211,20 +211,21 @@ def paint_eye(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) 
     front = (eye.z > 1.2).to(radius)
     if look.kind == "statue":
         eye.lay(torch.ones_like(radius), 0.93 * points.new_tensor(colors.skin))
+        eye.lay(0.5 * ramp(eye.y, 7.29, 7.345), 0.45 * points.new_tensor(colors.skin))
         return eye.color
     if look.kind == "robot":
-        eye.lay(torch.ones_like(radius), _INK)
-        eye.lay(ramp(0.082 - radius, 0.0, 0.03) * front, iris)
-        eye.lay(ramp(0.045 - radius, 0.0, 0.03) * front, 0.25 * iris + 0.75)
+        eye.lay(torch.ones_like(radius), 0.16 * iris)
+        eye.lay(ramp(0.105 - radius, 0.0, 0.035) * front, iris)
+        eye.lay(ramp(0.060 - radius, 0.0, 0.035) * front, 0.25 * iris + 0.75)
         return eye.color
     big = {"alien": 1.3, "orc": 0.85}.get(look.kind, 1.0) * (1.12 if look.age == "child" else 1.0)
     eye.lay(0.35 * ramp(eye.y, 7.30, 7.345), (0.45, 0.48, 0.60))
-    eye.lay(ramp(0.074 * big - radius, 0.0, 0.010) * front, 0.28 * iris)
-    eye.lay(ramp(0.062 * big - radius, 0.0, 0.010) * front, iris)
+    eye.lay(ramp(0.080 * big - radius, 0.0, 0.010) * front, 0.28 * iris)
+    eye.lay(ramp(0.068 * big - radius, 0.0, 0.010) * front, iris)
     eye.lay(0.55 * spot(eye.x, eye.y, (_EYE_X, _EYE_Y - 0.035 * big), (0.04 * big, 0.022)) * front, 0.45 * iris + 0.55)
     narrow = 2.6 if look.kind == "alien" else 1.0
     pupil = ((narrow * (eye.x - _EYE_X)) ** 2 + ((eye.y - _EYE_Y) / (1.3 if narrow > 1 else 1.0)) ** 2).sqrt()
-    eye.lay(ramp(0.036 * big - pupil, 0.0, 0.008) * front, _INK)
+    eye.lay(ramp(0.040 * big - pupil, 0.0, 0.008) * front, _INK)
     glint = ((eye.x - _EYE_X - 0.026) ** 2 + (eye.y - _EYE_Y - 0.024) ** 2).sqrt()
-    eye.lay(ramp(0.021 - glint, 0.0, 0.008) * front, (1.0, 1.0, 1.0))
+    eye.lay(ramp(0.024 - glint, 0.0, 0.008) * front, (1.0, 1.0, 1.0))
     return eye.color

@@ -199,7 +199,7 @@ def _veins(points: Tensor) -> Float[Tensor, "points"]:
 def _marble(surface: Surface) -> Float[Tensor, "points 3"]:
     """Polished white stone with grey veins; of the paint its light and dark stays, as if carved deeper."""
     normals, tone = surface.normals, surface.toned()
-    stone = (0.30 + 0.83 * tone) * (1 - 0.26 * _veins(surface.points))
+    stone = (0.30 + 0.83 * tone) * (1 - 0.32 * _veins(surface.points))
     light = 0.36 + 0.36 * _sky(normals) + 0.34 * _key(normals)
     return _tinted(stone * light, (1.0, 0.985, 0.955)) + (0.16 * _gloss(normals, 24))[:, None]
 
@@ -220,7 +220,7 @@ def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
 def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
     """Flat facets, each under its own light."""
     normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
-    light = 0.22 + 0.36 * _sky(normals) + 0.56 * _key(normals) + 0.20 * _rim(normals)
+    light = 0.34 + 0.34 * _sky(normals) + 0.46 * _key(normals) + 0.20 * _rim(normals)
     plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
     light = light * (1 + 0.17 * (1 - plain) * chance)
     return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
@@ -229,8 +229,8 @@ def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
 def _voxel(surface: Surface) -> Float[Tensor, "points 3"]:
     """Little cubes, each in one colour, under light from three directions."""
     centres, normals, seam, chance = cube_faces(surface.points, surface.normals, 0.18)
-    fine, _, _, _ = cube_faces(surface.points, surface.normals, 0.06)
-    small = surface.are(EYE) + surface.are(SKIN) * (surface.points[:, 2] > 0.9)
+    fine, _, _, _ = cube_faces(surface.points, surface.normals, 0.045)
+    small = surface.are(EYE, TEETH) + surface.are(SKIN) * (surface.points[:, 2] > 0.9)
     color = surface.painted(torch.where((small > 0)[:, None], fine, centres))
     up, side, front = (normals[:, 1], normals[:, 0].abs(), normals[:, 2])
     light = 0.80 + 0.30 * up.clamp(min=0) - 0.34 * (-up).clamp(min=0) + 0.18 * front.clamp(min=0) - 0.16 * side
@@ -251,7 +251,7 @@ def _watercolour(surface: Surface) -> Float[Tensor, "points 3"]:
     tide = torch.exp(-(((light - 0.60) / 0.025) ** 2)) + torch.exp(-(((light - 0.345) / 0.025) ** 2))
     dry = ramp(0.10 - (blot + 0.35).abs(), 0.0, 0.06)
     density = 0.52 + 0.20 * blot + 0.34 * first + 0.40 * second + 0.30 * tide + 0.22 * dry + 0.14 * grain
-    density = density * (1 - 0.8 * ramp(light, 0.82, 0.92)) * (1 - calm) + 0.9 * calm
+    density = density * (1 - 0.5 * ramp(light, 0.84, 0.92)) * (1 - calm) + 0.9 * calm
     cool = 1 - _tinted(0.10 * first + 0.10 * second, (1.0, 0.75, 0.1))
     return color ** density[:, None] * cool * points.new_tensor((0.985, 0.970, 0.935))
 
@@ -273,14 +273,14 @@ def _pencil(surface: Surface) -> Float[Tensor, "points 3"]:
     """Graphite on white paper: strokes one way in half shade, across them in shade, smudged where it is darkest."""
     points, normals = surface.points, surface.normals
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
-    along = torch.where(surface.are(HAIR) > 0, 9.0 * strands(points), 62.0 * (0.85 * x - 0.55 * y))
+    along = torch.where(surface.are(HAIR) > 0, 9.0 * strands(points), 88.0 * (0.85 * x - 0.55 * y))
     wobble = 1.6 * symmetric_bumps(points, 5.0)
     tone = surface.toned() * (0.34 + 0.50 * _key(normals) + 0.30 * _sky(normals))
-    shade = ramp(0.90 - tone, 0.0, 0.75)
+    shade = ramp(0.86 - tone, 0.0, 0.80)
     first = 0.5 + 0.5 * torch.sin(along + wobble)
-    second = 0.5 + 0.5 * torch.sin(67.0 * (0.45 * x + y + 0.4 * z) - wobble)
-    strokes = 0.30 * ramp(shade, 0.05, 0.45) * ramp(first, 0.9 - shade, 1.2 - shade)
-    strokes = strokes + 0.26 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
+    second = 0.5 + 0.5 * torch.sin(91.0 * (0.45 * x + y + 0.4 * z) - wobble)
+    strokes = 0.26 * ramp(shade, 0.05, 0.5) * ramp(first, 0.9 - shade, 1.2 - shade)
+    strokes = strokes + 0.24 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
     grey = 0.97 - (strokes + 0.62 * shade**1.4).clamp(0, 0.90) + 0.025 * symmetric_bumps(points, 61.0)
     return _tinted(grey, (1.0, 0.995, 0.985))
 
