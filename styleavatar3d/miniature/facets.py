@@ -1,5 +1,7 @@
 """Smooth surfaces as if cut into flat facets or built of little cubes; functions of the point, not of the camera."""
 
+from functools import cache
+
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -10,6 +12,8 @@ from styleavatar3d.figures.heads import SHIRT, SKIN, Figure
 
 _FACET = 0.36
 """Mean distance of facets, decimetres of the template."""
+_EVERY = 3
+"""Every so many faces tell how a cell lies."""
 _SIDE, _ROWS, _PARTS = 12, 32, 16
 _BELOW, _BEHIND = 0.0, -5.0
 """Where cells begin to be counted, decimetres."""
@@ -23,13 +27,13 @@ def facet_normals(
     Cells are those of Voronoi around jittered grid points; they are mirrored, and a middle row lies across x = 0.
     Faces that look inwards, as those of a mouth do, have no say.
     """
-    some = figure.faces[::2]
+    some = figure.faces[::_EVERY]
     centres = figure.canonical[some].mean(1)
     folded = _folded(figure.normals[some].mean(1), centres)
     offset = _folded(centres - HEAD_CENTRE.to(centres), centres)
     offset[:, 1].clamp_(min=0)
     outward = (folded * offset).sum(1, keepdim=True).clamp(min=0)
-    cells = _cells(centres) * _PARTS + figure.parts[::2]
+    cells = _cells(centres) * _PARTS + figure.parts[::_EVERY]
     total = points.new_zeros(_SIDE * _ROWS * _ROWS * _PARTS, 3).index_add_(0, cells, folded * outward)
     cell = _cells(points)
     mean = total[cell * _PARTS + torch.where(parts == SHIRT, SKIN, parts)] + 1e-3 * _folded(normals, points)
@@ -48,19 +52,27 @@ def _cells(points: Float[Tensor, "points 3"]) -> Int[Tensor, "points"]:
     """The number of the nearest jittered grid point, among the eight around."""
     start = points.new_tensor((0.0, _BELOW, _BEHIND))
     at = torch.cat([points[:, :1].abs(), points[:, 1:]], 1).sub(start).div(_FACET)
-    base = at.floor()
-    best = torch.full_like(at[:, 0], torch.inf)
-    found = torch.zeros_like(best, dtype=torch.long)
+    base = at.long().clamp_(min=0)
+    number = (base[:, 0].clamp(max=_SIDE - 2) * _ROWS + base[:, 1].clamp(max=_ROWS - 2)) * _ROWS
+    number = number + base[:, 2].clamp(max=_ROWS - 2)
+    seeds = _seeds().to(points)
+    best, found = torch.full_like(at[:, 0], torch.inf), number
     for corner in range(8):
-        cell = base + at.new_tensor((corner & 1, corner >> 1 & 1, corner >> 2))
-        number = (cell[:, 0] * _ROWS + cell[:, 1]) * _ROWS + cell[:, 2]
-        jitter = 0.36 * torch.sin(number[:, None] * at.new_tensor((1.7321, 2.2361, 2.6458)))
-        jitter[:, 0] *= cell[:, 0] > 0
-        distance = (cell + jitter - at).square().sum(1)
-        nearer = distance < best
-        best = torch.where(nearer, distance, best)
-        found = torch.where(nearer, number.long(), found)
-    return found.clamp(0, _SIDE * _ROWS * _ROWS - 1)
+        candidate = number + ((corner & 1) * _ROWS + (corner >> 1 & 1)) * _ROWS + (corner >> 2)
+        distance = (seeds.index_select(0, candidate) - at).square().sum(1)
+        found = torch.where(distance < best, candidate, found)
+        best = torch.minimum(distance, best)
+    return found
+
+
+@cache
+def _seeds() -> Float[Tensor, "cells 3"]:
+    """Grid points, jittered, but those of the plane x = 0 within it; in units of `_FACET`."""
+    number = torch.arange(_SIDE * _ROWS * _ROWS)
+    cell = torch.stack([number // _ROWS**2, number // _ROWS % _ROWS, number % _ROWS], 1).float()
+    jitter = 0.36 * torch.sin(number[:, None] * torch.tensor([1.7321, 2.2361, 2.6458]))
+    jitter[:, 0] *= cell[:, 0] > 0
+    return cell + jitter
 
 
 def cube_faces(

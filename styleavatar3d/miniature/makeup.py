@@ -28,7 +28,7 @@ class Canvas:
 
     def lay(self, share: Float[Tensor, "points"], pigment: tuple[float, float, float] | Tensor) -> None:
         """Cover with `pigment` where `share` is 1, let the ground through where it is less."""
-        self.color = self.color + share[:, None] * (torch.as_tensor(pigment).to(self.color) - self.color)
+        self.color = torch.lerp(self.color, torch.as_tensor(pigment).to(self.color), share[:, None])
 
 
 def spot(x: Tensor, y: Tensor, at: tuple[float, float], radius: tuple[float, float]) -> Float[Tensor, "points"]:

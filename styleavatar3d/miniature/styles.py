@@ -24,6 +24,10 @@ VIEW_DEPENDENT_STYLES = ("cel",)
 """Styles whose pictures hold something that belongs to the picture and not to the figure: an outline."""
 
 
+_STEP, _FOLD = 0.03, 0.25
+"""Ink is drawn where depth jumps by this much (world units), and where normals a pixel apart have a smaller cosine."""
+
+
 @dataclass(frozen=True)
 class Surface:
     """Visible points of a figure: template coordinates, unit world normals, part ids with the shirt told apart."""
@@ -78,26 +82,22 @@ def outline(
 
     The line is as wide as 1/64 of the picture's side, at least one pixel of the buffer.
     """
-    depth, part = buffer.depth(), buffer.image(parts, -1)
-    part = torch.where((part == LASH) | (part == LENS), SKIN, part)
-    normal = buffer.image(normals, 0.0)
-    ink = torch.zeros_like(depth)
-    for reach in range(1, max(1, buffer.size // 128) + 1):
-        for axis in (1, 2):
-            for step in (-reach, reach):
-                ink = torch.maximum(ink, _edge(depth, part, normal, step, axis, inside=reach == 1))
-    return ink.view(-1)[buffer.pixel]
-
-
-def _edge(depth: Tensor, part: Tensor, normal: Tensor, step: int, axis: int, inside: bool) -> Tensor:
-    """Ink at pixels whose neighbour `step` away lies behind them; `inside` also where it is another part or a fold."""
-    beyond = depth.roll(step, axis)
-    edge = beyond - depth > 0.03
-    if inside:
-        drawn = (part >= 0) & (part.roll(step, axis) >= 0) & (part != EYE)
-        fold = (normal * normal.roll(step, axis)).sum(-1) < 0.25
-        edge = edge | (drawn & ((part > part.roll(step, axis)) | fold))
-    return edge.to(depth)
+    depth, part, normal = buffer.depth(), buffer.image(parts, -1), buffer.image(normals, 0.0)
+    part = torch.where((part == LASH) | (part == LENS) | (part == EYE), SKIN, part)
+    ink = torch.zeros_like(depth, dtype=torch.bool)
+    for axis in (1, 2):
+        for reach in range(1, max(1, buffer.size // 128) + 1):
+            one, other = (slice(0, buffer.size - reach), slice(reach, None))
+            first, second = ((slice(None),) * axis + (side,) for side in (one, other))
+            step = depth[second] - depth[first]
+            ink[first] |= step > _STEP
+            ink[second] |= step < -_STEP
+            if reach == 1:
+                both = (part[first] >= 0) & (part[second] >= 0)
+                fold = (normal[first] * normal[second]).sum(-1) < _FOLD
+                ink[first] |= both & (fold | (part[first] > part[second]))
+                ink[second] |= both & (part[first] < part[second])
+    return ink.view(-1)[buffer.pixel].to(normals)
 
 
 def _sky(normals: Tensor) -> Float[Tensor, "points"]:
@@ -222,14 +222,14 @@ def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
     normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
     light = 0.34 + 0.34 * _sky(normals) + 0.46 * _key(normals) + 0.20 * _rim(normals)
     plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
-    light = light * (1 + 0.17 * (1 - plain) * chance)
+    light = light * (1 + 0.22 * (1 - plain) * chance)
     return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
 
 
 def _voxel(surface: Surface) -> Float[Tensor, "points 3"]:
     """Little cubes, each in one colour, under light from three directions."""
     centres, normals, seam, chance = cube_faces(surface.points, surface.normals, 0.18)
-    fine, _, _, _ = cube_faces(surface.points, surface.normals, 0.045)
+    fine = ((surface.points / 0.045).floor() + 0.5) * 0.045
     small = surface.are(EYE, TEETH) + surface.are(SKIN) * (surface.points[:, 2] > 0.9)
     color = surface.painted(torch.where((small > 0)[:, None], fine, centres))
     up, side, front = (normals[:, 1], normals[:, 0].abs(), normals[:, 2])
