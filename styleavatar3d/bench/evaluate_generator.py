@@ -169,5 +169,6 @@ def depth_fit(generator: Generator, planes: Tensor, look: Look) -> dict[str, flo
     }
 
 
-def mean(values: list[float]) -> float:
-    return round(sum(values) / max(len(values), 1), 3)
+def mean(values: list[float]) -> float | None:
+    """None of nothing."""
+    return round(sum(values) / len(values), 3) if values else None

@@ -82,10 +82,14 @@ def tell(what: str, done: int, count: int) -> None:
 def show(title: str, rows: list[dict[str, Any]]) -> None:
     """Print a table whose columns are the keys of its rows."""
     names = list(rows[0])
-    widths = [max(len(str(row[name])) for row in [*rows, {name: name}]) for name in names]
+    widths = [max(len(_cell(row[name])) for row in [*rows, {name: name}]) for name in names]
     print(title)
-    for cells in (names, *([str(row[name]) for name in names] for row in rows)):
+    for cells in (names, *([_cell(row[name]) for name in names] for row in rows)):
         print("  " + "  ".join(cell.rjust(width) for cell, width in zip(cells, widths, strict=True)))
+
+
+def _cell(value: Any) -> str:
+    return "-" if value is None else str(value)
 
 
 def _report(done: int, count: int, _: float) -> None:

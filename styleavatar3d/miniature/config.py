@@ -10,7 +10,7 @@ from styleavatar3d.config import RunConfig, Strict
 from styleavatar3d.miniature.models import MiniatureModels
 from styleavatar3d.runtime.tracking import TrackConfig
 
-Stage = Literal["clip", "codec", "judge", "diffusion"]
+Stage = Literal["clip", "codec", "judge", "estimators", "diffusion"]
 
 
 def _split(value: object) -> object:
@@ -18,10 +18,11 @@ def _split(value: object) -> object:
 
 
 class DataConfig(Strict):
-    """The renders that everything is trained on; the judge gets a population of its own."""
+    """The renders that everything is trained on; judge and estimators get populations of their own."""
 
     renders: int = Field(ge=8)
     judge_renders: int = Field(ge=8)
+    estimator_renders: int = Field(ge=8)
     views: int = Field(3, ge=1)
     """pictures of one figure in one style"""
     backgrounds: float = Field(0.0, ge=0, le=1)
@@ -45,7 +46,9 @@ class StageConfig(Strict):
 
 
 class TrainConfig(Strict):
-    stages: Annotated[tuple[Stage, ...], BeforeValidator(_split)] = ("clip", "codec", "judge", "diffusion")
+    stages: Annotated[tuple[Stage, ...], BeforeValidator(_split)] = (
+        "clip", "codec", "judge", "estimators", "diffusion",
+    )  # fmt: skip
     threads: int = Field(1, ge=1)
     """CPU threads of each process"""
     precision: Literal["bf16", "fp32"] = "bf16"
@@ -53,6 +56,7 @@ class TrainConfig(Strict):
     clip: StageConfig
     codec: StageConfig
     judge: StageConfig
+    estimators: StageConfig
     diffusion: StageConfig
     drop_guidance: float = Field(0.25, ge=0, le=1)
     """how often each ControlNet is left out, so that either does alone, and words alone do too"""

@@ -4,6 +4,7 @@ import random
 import sys
 from dataclasses import dataclass, fields
 from functools import cached_property
+from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
@@ -84,13 +85,26 @@ def render_for_judge(config: MiniatureConfig) -> Pictures:
 
 
 def _render(config: MiniatureConfig, count: int, seed: int) -> Pictures:
+    return _pictures(_rendered(config, count, seed))
+
+
+def render_marked(config: MiniatureConfig, count: int, seed: int) -> tuple[Pictures, dict[str, Tensor]]:
+    """Renders of a population of its own, with `landmarks` and `landmarks_visible` of `renders.render_dataset`."""
+    data = _rendered(config, count, seed, landmarks=True)
+    return _pictures(data), {name: data[name] for name in ("landmarks", "landmarks_visible")}
+
+
+def _rendered(config: MiniatureConfig, count: int, seed: int, landmarks: bool = False) -> dict[str, Any]:
     from styleavatar3d.miniature.renders import render_dataset
 
-    data = render_dataset(
+    return render_dataset(
         count, seed, workers=config.data.workers, views_per_figure=config.data.views,
-        backgrounds=config.data.backgrounds, progress=_show,
+        backgrounds=config.data.backgrounds, landmarks=landmarks, progress=_show,
         cache=Storage.open(config.run.out).local_path("renders"),
     )
+
+
+def _pictures(data: dict[str, Any]) -> Pictures:
     names = ("image", "depth_rgb", "keypoints_rgb", "labels", "looks", "styles", "backgrounds")
     return Pictures(*(data[name] for name in names))
 

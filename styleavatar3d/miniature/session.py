@@ -4,14 +4,14 @@ import copy
 import math
 import time
 from collections.abc import Iterator
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 import torch
 from torch import Tensor, nn
 
 from styleavatar3d.config import config_hash
 from styleavatar3d.errors import ConfigError, Stopped, StyleAvatarError
-from styleavatar3d.miniature.config import MiniatureConfig, StageConfig
+from styleavatar3d.miniature.config import MiniatureConfig, Stage, StageConfig
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.distributed import World
 from styleavatar3d.runtime.storage import Storage
@@ -142,7 +142,7 @@ def stage_identity(name: str, config: MiniatureConfig) -> str:
             "run": config.run.model_copy(update={"out": ""}),
             "data": config.data.model_copy(update={"workers": 1}),
             "train": config.train.model_copy(
-                update={stage: recipe for stage in ("clip", "codec", "judge", "diffusion")}
+                update={stage: recipe for stage in get_args(Stage)}
                 | {"stages": (), "threads": 1, "checkpoint_seconds": 1.0}
             ),
             "track": type(config.track)(),

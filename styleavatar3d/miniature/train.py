@@ -13,7 +13,9 @@ from typing import Any
 import torch
 
 from styleavatar3d.config import config_hash, save_config
+from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.landmarks import LANDMARKS
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import build_clip, save_pipeline
@@ -22,11 +24,16 @@ from styleavatar3d.miniature.session import trained
 from styleavatar3d.miniature.train_clip import GuidedClip, tokenizer_for, train_clip
 from styleavatar3d.miniature.train_codec import train_codec
 from styleavatar3d.miniature.train_diffusion import finished_pipeline, train_diffusion
+from styleavatar3d.miniature.train_estimators import render_for_estimators, train_estimators
 from styleavatar3d.miniature.train_judge import train_judge
 from styleavatar3d.runtime.distributed import connect
 from styleavatar3d.runtime.storage import Storage
 
-STAGES = {"clip": train_clip, "codec": train_codec, "judge": train_judge, "diffusion": train_diffusion}
+STAGES = {
+    "clip": train_clip, "codec": train_codec, "judge": train_judge, "estimators": train_estimators,
+    "diffusion": train_diffusion,
+}  # fmt: skip
+OWN_RENDERS = {"judge": render_for_judge, "estimators": render_for_estimators}
 CARD = """---
 license: apache-2.0
 ---
@@ -46,7 +53,7 @@ def train(config: MiniatureConfig) -> dict[str, Any]:
     pictures, held_out = render(config)
     summary: dict[str, Any] = {}
     for stage in [name for name in STAGES if name in config.train.stages]:
-        own = render_for_judge(config) if stage == "judge" else pictures
+        own = OWN_RENDERS[stage](config) if stage in OWN_RENDERS else pictures
         summary[stage] = STAGES[stage](config, own, held_out, world)
         if world.main:
             storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())
@@ -73,12 +80,14 @@ def export(config: MiniatureConfig) -> str:
     tokenizer.save_pretrained(folder / "clip")
     if storage.exists("judge/summary.json"):
         trained("judge", Judge(), config).save_pretrained(folder / "judge")
+    if storage.exists("estimators/summary.json"):
+        trained("estimators", Estimator(LANDMARKS), config).save_pretrained(folder / "estimators")
     summaries = {
         stage: json.loads(storage.read(f"{stage}/summary.json"))
         for stage in STAGES if storage.exists(f"{stage}/summary.json")
     }
     Path(folder / "training.json").write_text(json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n")
-    for name in ("clip", "diffusion", "judge"):
+    for name in ("clip", "diffusion", "judge", "estimators"):
         if (folder / name).is_dir():
             (folder / name / "README.md").write_text(CARD.format(name=name, config=config_hash(config)))
     return str(folder)
