@@ -102,7 +102,7 @@ def _roll(neck: Neck) -> Cut:
     azimuth = _around()
     low, foot = neck.ring(azimuth, 0.08, 0.04), neck.ring(azimuth, 0.0, 0.1)
     rows = [neck.ring(azimuth, 0.05, -0.06), low, foot]
-    for share, above in ((0.25, 0.08), (0.25, 0.17), (0.5, 0.2), (0.85, 0.19), (1.0, 0.14), (1.0, 0.05), (0.8, -0.08)):
+    for share, above in ((0.2, 0.1), (0.5, 0.14), (0.85, 0.15), (1.0, 0.11), (1.0, 0.04), (0.8, -0.08)):
         rows.append(foot.lerp(neck.top(azimuth, 0.0), share) + above * direction(azimuth, torch.tensor(1.35)))
     return _outward(*grid(torch.stack([*rows, rows[0]])))
 
@@ -132,11 +132,12 @@ def _placket(neck: Neck) -> Cut:
         above = torch.tensor([-0.04, 0.12, 0.13, 0.12, -0.04])
         skin, lifted = neck.ring(aside, float(beyond), 0.0), neck.ring(aside, float(beyond), 1.0)
         rows.append(skin + above[:, None] * normalize(lifted - skin, dim=1))
-    return _outward(*grid(torch.stack(rows)))
+    vertices, faces = grid(torch.stack(rows))
+    return Cut(vertices, faces, vertices)
 
 
 def _outward(vertices: Tensor, faces: Tensor) -> Cut:
-    """A mesh with its faces counter-clockwise seen from outside."""
+    """A closed mesh with its faces counter-clockwise seen from outside."""
     a, b, c = (vertices - vertices.mean(0))[faces].unbind(1)
     volume = (torch.linalg.cross(a, b) * c).sum()
     return Cut(vertices, faces if volume > 0 else faces.flip(1), vertices)

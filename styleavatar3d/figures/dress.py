@@ -4,10 +4,10 @@ from functools import cache
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from styleavatar3d.figures.anatomy import SCALP, beard_mask, shirt_mask, symmetric_bumps
+from styleavatar3d.figures.anatomy import NECK_AXIS, SCALP, beard_mask, below_neckline, shirt_mask, symmetric_bumps
 from styleavatar3d.figures.collars import collars
 from styleavatar3d.figures.faces import face
 from styleavatar3d.figures.hair import Cut, Skull, haircuts
@@ -23,6 +23,7 @@ from styleavatar3d.figures.heads import (
     Figure,
     HeadModel,
 )
+from styleavatar3d.figures.kinds import BITS, bit
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.figures.shapes import Mesh, vertex_normals
 from styleavatar3d.figures.wear import antennae, glasses, hats, moustache, trim
@@ -37,7 +38,8 @@ class Garment(NamedTuple):
     cut: Cut
     part: int
     anchors: Int[Tensor, "points neighbours"]
-    weights: Float[Tensor, "points neighbours"]
+    weights: Float[Tensor, "points neighbours 3"]
+    """For each axis."""
 
 
 def build_figure(
@@ -52,7 +54,7 @@ def build_figure(
     moved = head - model.template
     for name in _worn(look):
         (vertices, faces, flow), part, anchors, weights = garment(model, name)
-        carried = vertices + torch.einsum("pnc,pn->pc", moved[anchors], weights)
+        carried = vertices + (moved[anchors] * weights).sum(1)
         pieces.append((carried, flow, faces, torch.tensor(part)))
     if look.glasses != "none":
         for (vertices, faces), part in _glasses(model, look, head, points):
@@ -90,7 +92,7 @@ def _worn(look: Look) -> list[str]:
         worn.append("beard: moustache")
     if look.kind == "alien":
         worn.append("antennae: pair")
-    return worn
+    return worn + [f"bit: {name}" for name in BITS.get(look.kind, ())]
 
 
 @cache
@@ -101,26 +103,62 @@ def garment(model: HeadModel, name: str) -> Garment:
     skin = model.faces[model.parts == SKIN].unique()
     if kind == "shirt":
         cut, part = collars((vertices, model.faces[model.parts == SKIN]))[which], SHIRT
-        carriers = skin[vertices[skin, 1] < 6.7]
+        carriers = skin[_below_the_jaw(vertices[skin])]
+    elif kind == "bit":
+        (points, faces), part, carried_by = bit(which, vertices)
+        cut, carriers = Cut(points, faces, points), torch.nonzero(carried_by).squeeze(1)
     elif kind == "beard":
         cut, part, carriers = moustache(), HAIR, skin
     else:
-        face_front = (vertices[model.anchors, 2] > 0.9) & (vertices[model.anchors, 1] < 7.75)
-        carriers = model.anchors[~face_front]
-        skull = Skull(vertices[skin[vertices[skin, 1] > SCALP]])
-        cut, part = _on_the_head(skull, kind, which)
-    distance, nearest = torch.cdist(cut.vertices, vertices[carriers]).topk(_NEIGHBOURS, largest=False)
+        carriers = model.anchors[_still(vertices[model.anchors])]
+        cut, part = _on_the_head(model, kind, which)
+    anchors, weights = _tie(cut.vertices, vertices, carriers)
+    weights = weights[..., None].expand(-1, -1, 3)
+    if kind == "shirt":  # a collar rises with the shoulders as much as with the neck, or a low chin would turn it over
+        base = skin[(below_neckline(vertices[skin]) > 0) & (below_neckline(vertices[skin]) < 0.5)]
+        shoulders, share = _tie(cut.vertices, vertices, base)
+        both = torch.cat([weights * torch.tensor([1, 0.5, 1]), share[..., None] * torch.tensor([0, 0.5, 0])], 1)
+        return Garment(cut, part, torch.cat([anchors, shoulders], 1), both)
+    return Garment(cut, part, anchors, weights)
+
+
+def _tie(points: Tensor, template: Tensor, carriers: Tensor) -> tuple[Tensor, Tensor]:
+    """The nearest carriers of each point, and their weights."""
+    distance, nearest = torch.cdist(points, template[carriers]).topk(min(_NEIGHBOURS, len(carriers)), largest=False)
     weights = 1 / (distance + 0.15) ** 2
-    return Garment(cut, part, carriers[nearest], weights / weights.sum(1, keepdim=True))
+    return carriers[nearest], weights / weights.sum(1, keepdim=True)
 
 
-def _on_the_head(skull: Skull, kind: str, which: str) -> tuple[Cut, int]:
+def _still(points: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+    """What carries hair and hats: neither the face, which moves, nor the ears, which grow points."""
+    x, y, z = points.unbind(1)
+    ear = (x.abs() > 0.76) & (y > 6.7) & (y < 7.7) & (z < 0.65)
+    return ~ear & ~((z > 0.9) & (y < 7.75))
+
+
+def _below_the_jaw(points: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
+    """What carries collars."""
+    x, y, z = points.unbind(1)
+    column = (x * x + (z - NECK_AXIS) ** 2).sqrt() < 0.68
+    return (y < 6.0) | (column & (y < 6.7))
+
+
+def _on_the_head(model: HeadModel, kind: str, which: str) -> tuple[Cut, int]:
+    skull, cuts = _barber(model)
     if kind == "hat":
         return hats(skull)[which], HAT
     if kind == "antennae":
         return antennae(), ANTENNA
-    cut = haircuts(skull)[which.removesuffix(" under a hat")]
+    cut = cuts[which.removesuffix(" under a hat")]
     return (trim(cut, skull) if which.endswith(" under a hat") else cut), HAIR
+
+
+@cache
+def _barber(model: HeadModel) -> tuple[Skull, dict[str, Cut]]:
+    """The skull of the template, and every cut that fits it."""
+    skin = model.faces[model.parts == SKIN].unique()
+    skull = Skull(model.template[skin[model.template[skin, 1] > SCALP]])
+    return skull, haircuts(skull)
 
 
 def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tensor]) -> list[tuple[Mesh, int]]:

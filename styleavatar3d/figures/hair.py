@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import normalize
 
 from styleavatar3d.figures.anatomy import HEAD_CENTRE, hairline, ramp, symmetric_bumps
-from styleavatar3d.figures.shapes import Mesh, ball, grid, mirrored
+from styleavatar3d.figures.shapes import ball, grid, mirrored
 
 ByAzimuth = Callable[[Tensor], Tensor]
 Volume = Callable[[Tensor, Tensor], Tensor]
@@ -321,13 +321,15 @@ def _bun() -> Cut:
     around = torch.atan2(vertices[:, 0], vertices[:, 2]) + 1.1 * vertices[:, 1]
     size = 0.43 * (1 + 0.06 * torch.cos(7 * around))
     flow = torch.stack([around.sin(), 7.5 + vertices[:, 1], around.cos() + 0.2], 1)
-    return Cut(vertices * size[:, None] * torch.tensor([1.0, 0.86, 1.0]) + torch.tensor([0.0, 8.66, -0.05]), faces, flow)
+    shape = size[:, None] * torch.tensor([1.0, 0.86, 1.0])
+    return Cut(vertices * shape + torch.tensor([0.0, 8.66, -0.05]), faces, flow)
 
 
 def _tail() -> Cut:
     """A high tail that swings to the figure's left."""
     knots = [
-        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.8, 7.0, -0.98), (1.22, 6.0, -0.5)
+        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.8, 7.0, -0.98),
+        (1.22, 6.0, -0.5),
     ]
     way = torch.linspace(0, 1, 22)
     radius = 0.2 + 0.2 * torch.sin(math.pi * way.clamp(max=0.9) ** 0.75) - 0.24 * ramp(way, 0.7, 1.0)
@@ -370,8 +372,8 @@ def haircuts(skull: Skull) -> dict[str, Cut]:
         "afro": drape(skull, _afro(skull), line, rows=16, cling=1.0, bumps=0.06, frequency=11.0, columns=70),
         "mohawk": _crest(skull),
         "curly": drape(
-            skull, _parted(0.3, 0.1), falling(skull, 6.65, 52, lower=64), parting=52, rows=17, columns=64, bumps=0.16,
-            frequency=8.0, cling=0.6, tips=0.15, count=8, curl=0.15,
+            skull, _parted(0.3, 0.1), falling(skull, 6.65, 52, lower=64), parting=52, rows=17, columns=64, bumps=0.17,
+            frequency=9.5, cling=0.6, tips=0.15, count=8, curl=0.15,
         ),
         "braids": join(parted, braid, reflected(braid)),
     }

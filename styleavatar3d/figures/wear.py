@@ -20,8 +20,8 @@ _WIRE = 0.05
 def glasses(
     eye: Float[Tensor, "3"], ear: Float[Tensor, "3"], front: float, temple: float, dark: bool = False
 ) -> tuple[Mesh, Mesh]:
-    """Frames and their lenses for a left eye and ear; `front` is the z of the lens plane, `temple` half the width of the
-    head between. Dark ones have wider, squarer lenses."""
+    """Frames and their lenses for a left eye and ear; `front` is the z of the lens plane, `temple` half the width
+    of the head between. Dark ones have wider, squarer lenses."""
     angle = torch.linspace(0, 2 * math.pi, 25)[:-1]
     wide = min(RIM * (1.2 if dark else 1.0), float(eye[0]) - 0.05)
     outer = RIM * (1.3 if dark else 1.0)
@@ -44,8 +44,8 @@ def glasses(
 
 def antennae() -> Cut:
     """A pair of stalks with knobs, that reach beyond hair and hats."""
-    path = curve([(0.36, 8.0, 0.55), (0.5, 8.45, 0.66), (0.74, 8.86, 0.78)], 7)
-    stalk, knob = tube(path, 0.075), ball((0.78, 8.92, 0.8), 0.17, 8)
+    path = curve([(0.38, 8.0, 0.5), (0.6, 8.5, 0.62), (0.95, 8.9, 0.72)], 7)
+    stalk, knob = tube(path, 0.075), ball((0.99, 8.96, 0.73), 0.17, 8)
     vertices, faces = merge(stalk, mirrored(stalk), knob, mirrored(knob))
     return Cut(vertices, faces, vertices)
 
