@@ -10,7 +10,7 @@ from styleavatar3d.config import RunConfig, Strict
 from styleavatar3d.miniature.models import MiniatureModels
 from styleavatar3d.runtime.tracking import TrackConfig
 
-Stage = Literal["clip", "codec", "judge", "estimators", "diffusion"]
+Stage = Literal["clip", "codec", "coarse", "diffusion", "judge", "estimators"]
 
 
 def _split(value: object) -> object:
@@ -47,7 +47,7 @@ class StageConfig(Strict):
 
 class TrainConfig(Strict):
     stages: Annotated[tuple[Stage, ...], BeforeValidator(_split)] = (
-        "clip", "codec", "judge", "estimators", "diffusion",
+        "clip", "codec", "coarse", "diffusion", "judge", "estimators",
     )  # fmt: skip
     threads: int = Field(1, ge=1)
     """CPU threads of each process"""
@@ -57,6 +57,8 @@ class TrainConfig(Strict):
     codec: StageConfig
     judge: StageConfig
     estimators: StageConfig
+    coarse: StageConfig
+    """the diffusion at half the resolution, where a picture costs a quarter: words and places are learned there"""
     diffusion: StageConfig
     drop_guidance: float = Field(0.25, ge=0, le=1)
     """how often each ControlNet is left out, so that either does alone, and words alone do too"""

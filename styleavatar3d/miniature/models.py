@@ -27,7 +27,7 @@ GUIDES = ("depth", "keypoints")
 class MiniatureModels(Strict):
     """Sizes of the small models; the defaults are the shipped ones."""
 
-    tokens: int = Field(default=56, ge=8)
+    tokens: int = Field(default=48, ge=8)
     """length of a prompt in tokens, both ends included"""
     text_width: int = 128
     text_layers: int = 3
@@ -80,14 +80,18 @@ def build_codec(config: MiniatureModels) -> Any:
 
 
 def build_unet(config: MiniatureModels) -> Any:
-    """A random `UNet2DConditionModel` of 16x16 latents; attention where it is cheap, at 8x8 and 4x4."""
+    """A random `UNet2DConditionModel` of 16x16 latents; attention where it is cheap, at 8x8 and 4x4.
+
+    The whole caption is pooled into the time embedding too: colours and styles reach every layer.
+    """
     from diffusers import UNet2DConditionModel
 
     return UNet2DConditionModel(
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2D",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        out_channels=config.latent_channels, sample_size=LATENT_SIZE, **_denoiser(config),
+        out_channels=config.latent_channels, sample_size=LATENT_SIZE, addition_embed_type="text",
+        addition_embed_type_num_heads=8, **_denoiser(config),
     )
 
 
@@ -108,7 +112,7 @@ def _denoiser(config: MiniatureModels) -> dict[str, Any]:
     return {
         "in_channels": config.latent_channels, "block_out_channels": config.unet_channels,
         "layers_per_block": config.unet_layers, "cross_attention_dim": config.text_width,
-        "attention_head_dim": config.heads, "norm_num_groups": 16,
+        "attention_head_dim": config.heads, "norm_num_groups": 16, "resnet_time_scale_shift": "scale_shift",
     }
 
 
@@ -121,7 +125,8 @@ def build_scheduler() -> Any:
 
     return DPMSolverMultistepScheduler(
         beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
-        timestep_spacing="trailing", algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True,
+        timestep_spacing="trailing", steps_offset=1,
+        algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True,
     )
 
 

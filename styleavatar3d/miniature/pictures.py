@@ -2,13 +2,14 @@
 
 import random
 import sys
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from typing import Any
 
 import torch
 from jaxtyping import Bool, Float, Int, UInt8
 from torch import Tensor
+from torch.nn import functional as F
 
 from styleavatar3d.camera.cameras import yaw_pitch
 from styleavatar3d.figures.looks import Look
@@ -48,6 +49,11 @@ class Pictures:
         """The pictures start .. stop - 1."""
         which = slice(start, stop)
         return Pictures(*(getattr(self, field.name)[which] for field in fields(self)))
+
+    def halved(self) -> "Pictures":
+        """The same at half the resolution."""
+        small = {name: halve(getattr(self, name)) for name in ("image", "depth", "keypoints")}
+        return replace(self, **small)
 
     def guides(self, indices: Int[Tensor, "batch"]) -> dict[str, Float[Tensor, "batch 3 height width"]]:
         """Guidance pictures of each kind in [0, 1], as ControlNets take them."""
@@ -111,6 +117,12 @@ def _pictures(data: dict[str, Any]) -> Pictures:
 
 def _show(done: int, count: int, seconds_left: float) -> None:
     print(f"renders  {done}/{count}  {clock(seconds_left)} left", file=sys.stderr, flush=True)
+
+
+def halve(images: UInt8[Tensor, "count channels height width"]) -> Tensor:
+    """Means over 2x2 pixels."""
+    chunks = images.split(1000)
+    return torch.cat([F.avg_pool2d(chunk.float(), 2).round().to(torch.uint8) for chunk in chunks])
 
 
 def draw_indices(count: int, batch: int, seed: int, stage: str, step: int) -> Int[Tensor, "batch"]:

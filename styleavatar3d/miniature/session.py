@@ -135,12 +135,13 @@ def learning_rate_factor(images: int, recipe: StageConfig) -> float:
 
 
 def stage_identity(name: str, config: MiniatureConfig) -> str:
-    """A hash of what makes a stage what it is: seed, data, sizes and recipe."""
+    """A hash of what makes a stage what it is: seed, its own data, sizes and its own recipe."""
     recipe = getattr(config.train, name)
+    others = {f"{reader}_renders": 8 for reader in ("judge", "estimator") if not name.startswith(reader)}
     only = config.model_copy(
         update={
             "run": config.run.model_copy(update={"out": ""}),
-            "data": config.data.model_copy(update={"workers": 1}),
+            "data": config.data.model_copy(update={"workers": 1} | others),
             "train": config.train.model_copy(
                 update={stage: recipe for stage in get_args(Stage)}
                 | {"stages": (), "threads": 1, "checkpoint_seconds": 1.0}

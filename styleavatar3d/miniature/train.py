@@ -23,15 +23,15 @@ from styleavatar3d.miniature.pictures import render, render_for_judge
 from styleavatar3d.miniature.session import trained
 from styleavatar3d.miniature.train_clip import GuidedClip, tokenizer_for, train_clip
 from styleavatar3d.miniature.train_codec import train_codec
-from styleavatar3d.miniature.train_diffusion import finished_pipeline, train_diffusion
+from styleavatar3d.miniature.train_diffusion import finished_pipeline, train_coarse, train_diffusion
 from styleavatar3d.miniature.train_estimators import render_for_estimators, train_estimators
 from styleavatar3d.miniature.train_judge import train_judge
 from styleavatar3d.runtime.distributed import connect
 from styleavatar3d.runtime.storage import Storage
 
 STAGES = {
-    "clip": train_clip, "codec": train_codec, "judge": train_judge, "estimators": train_estimators,
-    "diffusion": train_diffusion,
+    "clip": train_clip, "codec": train_codec, "coarse": train_coarse, "diffusion": train_diffusion,
+    "judge": train_judge, "estimators": train_estimators,
 }  # fmt: skip
 OWN_RENDERS = {"judge": render_for_judge, "estimators": render_for_estimators}
 CARD = """---

@@ -4,6 +4,7 @@ The published recipe trains each ControlNet after the UNet, through zero convolu
 slow. Trained together, with each kind of guidance left out now and then, any of them works without the others.
 """
 
+import math
 from typing import Any
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import (
     GUIDES,
+    IMAGE_SIZE,
     assemble,
     build_clip,
     build_codec,
@@ -28,6 +30,8 @@ from styleavatar3d.miniature.train_codec import encode_all
 from styleavatar3d.runtime.distributed import World
 from styleavatar3d.runtime.random import generator
 
+Latents = Float[Tensor, "batch channels rows columns"]
+
 
 class Denoiser(nn.Module):
     """UNet and one ControlNet for each kind of guidance, as one network."""
@@ -40,13 +44,13 @@ class Denoiser(nn.Module):
 
     def forward(
         self,
-        noisy: Float[Tensor, "batch channels 16 16"],
+        noisy: Latents,
         time: Int[Tensor, "batch"],
         text: Float[Tensor, "batch tokens width"],
-        guides: dict[str, Float[Tensor, "batch 3 64 64"]],
+        guides: dict[str, Float[Tensor, "batch 3 height width"]],
         used: dict[str, Bool[Tensor, "batch"]],
-    ) -> Float[Tensor, "batch channels 16 16"]:
-        """The velocity; a picture listens to the ControlNets that it has `used` for, as if the others were not there."""
+    ) -> Latents:
+        """The velocity; what a picture has no `used` for is to it as if that ControlNet were not there."""
         residuals = []
         for kind, controlnet in self.controlnets.items():
             down, mid = controlnet(noisy, time, text, guides[kind], return_dict=False)
@@ -68,18 +72,31 @@ def build_denoiser(config: MiniatureConfig) -> Denoiser:
     return denoiser.to(memory_format=torch.channels_last)
 
 
+def train_coarse(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
+    """The diffusion at half the resolution; the network is the same, as convolutions take pictures of any size."""
+    torch.manual_seed(config.run.seed)
+    return _train("coarse", build_denoiser(config), config, pictures.halved(), held_out.halved(), world)
+
+
 def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
+    """The diffusion, from where `train_coarse` has come."""
+    denoiser = trained("coarse", build_denoiser(config), config).requires_grad_(True)
+    return _train("diffusion", denoiser, config, pictures, held_out, world)
+
+
+def _train(
+    stage: str, denoiser: Denoiser, config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World
+) -> dict[str, Any]:
     """Train or resume; returns images, cpu-seconds and the error of the velocity on held-out pictures."""
-    recipe, seed = config.train.diffusion, config.run.seed
-    torch.manual_seed(seed)
+    recipe, seed = getattr(config.train, stage), config.run.seed
     frozen = Frozen(config)
-    latents = encode_all(frozen.codec, pictures)
-    session = Session("diffusion", build_denoiser(config), recipe, config, world)
+    latents = frozen.latents(pictures)
+    session = Session(stage, denoiser, recipe, config, world)
     share = world.share(recipe.batch)
 
     for step in session.steps():
         draw = step * world.size + world.rank
-        indices = draw_indices(len(pictures), share, seed, "diffusion", draw)
+        indices = draw_indices(len(pictures), share, seed, stage, draw)
         captions = pictures.captions(indices, seed + 1, draw)
         unsaid = coin(share, config.train.drop_text, seed, "drop text", draw).tolist()
         used = {kind: ~coin(share, config.train.drop_guidance, seed, f"drop {kind}", draw) for kind in GUIDES}
@@ -109,16 +126,33 @@ class Frozen:
         with torch.autocast("cpu", torch.bfloat16, enabled=self.config.train.precision == "bf16"):
             return self.tower(tokenize(self.tokenizer, captions)).last_hidden_state.float()
 
+    def latents(self, pictures: Pictures) -> Float[Tensor, "count channels rows columns"]:
+        """Latents of all pictures; those of pictures smaller than the codec's own are brought to its spread."""
+        latents = encode_all(self.codec, pictures)
+        return latents / latents.std() if pictures.image.shape[-1] < IMAGE_SIZE else latents
+
     def noise(
-        self, latents: Float[Tensor, "batch channels 16 16"], seed: int, draw: int
-    ) -> tuple[Float[Tensor, "batch channels 16 16"], Float[Tensor, "batch channels 16 16"], Int[Tensor, "batch"]]:
+        self, latents: Latents, seed: int, draw: int
+    ) -> tuple[Latents, Latents, Int[Tensor, "batch"]]:
         """Noisy latents, the velocity to predict (arXiv:2202.00512, eq. 2 in appendix D) and the times."""
         source = generator(seed, "diffusion noise", draw)
-        time = torch.randint(len(self.alphas), (len(latents),), generator=source)
+        time = draw_times(len(latents), len(self.alphas), source)
         noise = torch.randn(latents.shape, generator=source)
         signal = self.alphas[time].sqrt()[:, None, None, None]
         amount = (1 - self.alphas[time]).sqrt()[:, None, None, None]
         return (signal * latents + amount * noise), (signal * noise - amount * latents), time
+
+
+def draw_times(count: int, times: int, source: torch.Generator) -> Int[Tensor, "count"]:
+    """Times to learn at: on this schedule the logarithm of noise to signal is normal around 0 for most of them.
+
+    Ten steps of sampling stay where these are dense; an even share of all times keeps the ends known
+    (the argument is that of arXiv:2206.00364, section 5).
+    """
+    level = (1.1 * torch.randn(count, generator=source)).exp().atan() * 2 / math.pi
+    even = torch.rand(count, generator=source)
+    share = torch.where(torch.rand(count, generator=source) < 0.15, even, level)
+    return (share * times).long().clamp(max=times - 1)
 
 
 @torch.no_grad()
@@ -126,7 +160,7 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
     """Mean squared error of the velocity on held-out pictures, with text and guidance."""
     errors = []
     for number, chunk in enumerate(torch.arange(min(256, len(pictures))).split(32)):
-        latents = encode_all(frozen.codec, pictures.part(int(chunk[0]), int(chunk[-1]) + 1))
+        latents = frozen.latents(pictures.part(int(chunk[0]), int(chunk[-1]) + 1))
         noisy, target, time = frozen.noise(latents, seed + 2, number)
         text = frozen.text(pictures.captions(chunk, seed + 2, number))
         used = {kind: torch.ones(len(chunk), dtype=torch.bool) for kind in GUIDES}
