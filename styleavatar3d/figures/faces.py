@@ -5,16 +5,16 @@ and it keeps lids on eyeballs and teeth behind lips whatever it magnifies, becau
 through another: every expression of the model works on every caricature.
 """
 
-import math
 import random
 from dataclasses import dataclass
+from functools import cache
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from styleavatar3d.figures.anatomy import EYE_CENTRE, ramp
-from styleavatar3d.figures.heads import EYE, LASH, ORIGINS, HeadModel
+from styleavatar3d.figures.heads import LASH, ORIGINS, SKIN, HeadModel
 from styleavatar3d.figures.landmarks import LANDMARKS
 from styleavatar3d.figures.looks import Look
 
@@ -26,11 +26,16 @@ _IRIS = 2.05
 """How much larger than in the template irises are."""
 _GAZE = (0.055, 0.035)
 """Template decimetres that irises travel, sideways and up or down, when eyes look as far as they can."""
+_ARCH = (0.86, 1.0, 0.985)
+"""Teeth are drawn in, so that the corners of no mouth let them through,"""
+_UPPER_TEETH = 0.07
+"""and the upper ones sink (decimetres), so that they show when the mouth opens."""
+_CALM = {"mouthSmileLeft": 0.12, "mouthSmileRight": 0.12}
 _MOULDS = {
     "man": (0.09, 0.0, 0.0, 0.0),
     "woman": (-0.08, 0.0, 0.0, 0.05),
-    "child": (0.0, 0.1, 0.05, 0.16),
-    "alien": (-0.14, -0.04, 0.16, 0.06),
+    "child": (0.0, 0.09, 0.07, 0.14),
+    "alien": (-0.18, -0.06, 0.24, 0.08),
     "orc": (0.2, 0.06, -0.05, -0.06),
 }
 """How heads are moulded: shares of `_moulded`."""
@@ -39,9 +44,11 @@ _OVERLAP, _JAW_DROP = 0.012, 0.384
 _SMILE = {
     "mouthSmileLeft": 1.1,
     "mouthSmileRight": 1.1,
-    "jawOpen": 0.16,
-    "mouthUpperUpLeft": 0.7,
-    "mouthUpperUpRight": 0.7,
+    "jawOpen": 0.24,
+    "mouthUpperUpLeft": 0.9,
+    "mouthUpperUpRight": 0.9,
+    "mouthLowerDownLeft": 0.3,
+    "mouthLowerDownRight": 0.3,
     "cheekSquintLeft": 0.5,
     "cheekSquintRight": 0.5,
 }
@@ -62,19 +69,39 @@ def face(model: HeadModel, look: Look, expression: dict[str, float] | None = Non
     """The bare head of a look. `expression` (strengths of the 52 names) is added to the look's smile."""
     draw = random.Random(f"face/{look.seed}")
     neutral = _shut(model, _normalised(model, _identity(model, look, draw)))
-    smile, asked = _SMILE if look.smile else {}, expression or {}
+    smile, asked = _SMILE if look.smile else _CALM, expression or {}
     strengths = {name: smile.get(name, 0.0) + asked.get(name, 0.0) for name in {**smile, **asked}}
     vertices = neutral.clone()
-    model.express(vertices, _lids(model, neutral, strengths))
+    model.express(vertices, _working(model, neutral, strengths))
+    for teeth in model.teeth.values():
+        vertices[teeth] *= vertices.new_tensor(_ARCH)
+    vertices[model.teeth["upper"], 1] -= _UPPER_TEETH
     ends = neutral[[model.points["crown"], model.points["chin"]]]
     warped = _caricature(model, look, draw, neutral, torch.cat([vertices, ends]))
     vertices = _smaller_body(model, _scaled(model, warped[:-2], warped[-2:]), look)
-    shown = torch.ones_like(model.parts, dtype=torch.bool) if _has_lashes(look) else model.parts != LASH
-    return Face(vertices, _looking(model, vertices, strengths), model.faces[shown], model.parts[shown])
+    hairs, roots, length = _lashes(model)
+    vertices[hairs] = torch.lerp(vertices[roots], vertices[hairs], length[:, None])
+    lashes = look.gender == "woman" and look.kind in ("human", "alien")
+    return Face(vertices, _looking(model, vertices, strengths), *_surface(model, lashes))
 
 
-def _has_lashes(look: Look) -> bool:
-    return look.gender == "woman" and look.kind in ("human", "alien")
+@cache
+def _lashes(model: HeadModel) -> tuple[Int[Tensor, "hairs"], Int[Tensor, "hairs"], Float[Tensor, "hairs"]]:
+    """Vertices of lashes, where they are rooted, and how much of their magnified length they keep: little below."""
+    skin, hairs = (model.faces[model.parts == part].unique() for part in (SKIN, LASH))
+    x, y, z = model.template[skin].unbind(1)
+    opening = ((x.abs() - EYE_CENTRE[0]) / 0.125) ** 2 + ((y - EYE_CENTRE[1]) / 0.058) ** 2
+    rims = skin[(opening > 0.6) & (opening < 1.25) & (z > 1.25)]
+    roots = rims[torch.cdist(model.template[hairs], model.template[rims]).argmin(1)]
+    length = torch.where(model.template[hairs, 1] > EYE_CENTRE[1] - 0.008, 0.55, 0.2)
+    return hairs, roots, length
+
+
+@cache
+def _surface(model: HeadModel, lashes: bool) -> tuple[Int[Tensor, "faces 3"], Int[Tensor, "faces"]]:
+    """Faces and parts, with or without lashes."""
+    shown = (model.parts != LASH) | lashes
+    return model.faces[shown], model.parts[shown]
 
 
 def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor, "vertices 3"]:
@@ -162,11 +189,18 @@ def _shut(model: HeadModel, vertices: Tensor) -> Float[Tensor, "vertices 3"]:
     return vertices
 
 
-def _lids(model: HeadModel, neutral: Tensor, strengths: dict[str, float]) -> dict[str, float]:
-    """Strengths with which lids close over eyes that are open wider than the template's."""
+def _working(model: HeadModel, neutral: Tensor, asked: dict[str, float]) -> dict[str, float]:
+    """Strengths that do on this face what they are asked for: lids close over eyes that are open wider than the
+    template's, lips close only what the jaw has opened, and part for the tongue."""
     top, bottom = (model.landmarks[LANDMARKS.index(f"eye_left_{end}")] for end in ("top", "bottom"))
     wider = float((neutral[top] - neutral[bottom])[1] / (model.template[top] - model.template[bottom])[1])
-    return {name: value * (wider if "Blink" in name else 1.0) for name, value in strengths.items()}
+    strengths = {name: value * (wider if "Blink" in name else 1.0) for name, value in asked.items()}
+    jaw, tongue = asked.get("jawOpen", 0.0), max(asked.get("tongueOut", 0.0), 0.0)
+    if tongue > 0:
+        strengths["jawOpen"] = max(jaw, 0.35 * tongue)
+    if "mouthClose" in asked:
+        strengths["mouthClose"] = min(asked["mouthClose"], max(jaw, 0.0))
+    return strengths
 
 
 def _caricature(
@@ -176,7 +210,7 @@ def _caricature(
     lips = model.landmarks[[LANDMARKS.index("lip_upper"), LANDMARKS.index("lip_lower")]]
     eye, mouth = neutral[model.joints["l-eye"]], neutral[lips].mean(0)
     child = look.age == "child"
-    big = draw.uniform(-0.06, 0.06) + {"alien": 0.35, "orc": -0.25}.get(look.kind, 0.12 if child else 0.0)
+    big = draw.uniform(-0.06, 0.06) + {"alien": 0.5, "orc": -0.25}.get(look.kind, 0.22 if child else 0.0)
     woman = 0.12 if look.gender == "woman" and not child else 0.0
     points = _magnified(points, eye, (0.5, 1.0 + woman, 0.0), (0.2, 0.13, 0.5))
     points = _magnified(points, eye, (0.75 + big, 0.8 + big, 0.1), (0.36, 0.32, 0.5), apart=0.03)
@@ -185,14 +219,17 @@ def _caricature(
 
 
 def _moulded(points: Float[Tensor, "points 3"], mould: tuple[float, float, float, float]) -> Float[Tensor, "points 3"]:
-    """A head broader (than 1, in shares) at the jaw, the cheeks and the top of the skull, and shorter below the eyes."""
+    """A head broader, by shares, at the jaw, the cheeks and the top of the skull, and shorter below the eyes."""
     jaw, cheeks, top, short = mould
     x, y, z = points.unbind(1)
     front = torch.sigmoid((z - 0.35) * 8)
-    broader = jaw * torch.exp(-(((y - 6.35) / 0.45) ** 2)) * front + cheeks * torch.exp(-(((y - 6.85) / 0.35) ** 2)) * front
-    broader = broader + top * torch.exp(-(((y - 8.1) / 0.6) ** 2))
+    broader = front * (jaw * _bump(y, 6.35, 0.45) + cheeks * _bump(y, 6.85, 0.35)) + top * _bump(y, 8.1, 0.6)
     lower = short * torch.nn.functional.softplus((7.1 - y) * 6) / 6 * ramp(y, 5.6, 6.3)
     return torch.stack([x * (1 + broader), y + lower, z], 1)
+
+
+def _bump(value: Tensor, middle: float, reach: float) -> Tensor:
+    return torch.exp(-(((value - middle) / reach) ** 2))
 
 
 def _magnified(
@@ -204,8 +241,8 @@ def _magnified(
 ) -> Float[Tensor, "points 3"]:
     """Space magnified by 1 + `more` at a centre and at its mirror image, by 1 from about twice the reach on.
 
-    Offsets grow by more * exp(-(offset / reach)^2), which is monotone for `more` up to 2.2. What rises and sinks does so
-    over twice the width, so that brows stay level. `apart` moves the two centres away from each other.
+    Offsets grow by more * exp(-(offset / reach)^2), which is monotone for `more` up to 2.2. What rises and sinks does
+    so over twice the width, so that brows stay level. `apart` moves the two centres away from each other.
     """
     side = torch.where(points[:, 0] < 0, -1.0, 1.0)
     offset = torch.stack([points[:, 0].abs(), points[:, 1], points[:, 2]], 1) - centre
@@ -220,7 +257,7 @@ def _magnified(
 def _looking(model: HeadModel, vertices: Tensor, strengths: dict[str, float]) -> Float[Tensor, "vertices 3"]:
     """Template coordinates, in which irises are round, of one size, and look where the eyes look."""
     canonical = model.template.clone()
-    eyes = model.faces[model.parts == EYE].unique()
+    eyes = model.eyeballs
     for side, sign in (("Left", 1.0), ("Right", -1.0)):
         ball = eyes[model.template[eyes, 0] * sign > 0]
         corners = [model.landmarks[LANDMARKS.index(f"eye_{side.lower()}_{end}")] for end in ("inner", "outer")]
@@ -238,7 +275,7 @@ def _smaller_body(model: HeadModel, vertices: Tensor, look: Look) -> Float[Tenso
     """A neck of the look's, and shoulders drawn in and up under the head, so that a view that the head fills still
     holds them."""
     slim = 0.9 if look.gender == "woman" else 1.0
-    slim = {"child": 0.82, "young": slim, "old": slim}[look.age] * {"orc": 1.15, "alien": 0.85}.get(look.kind, 1.0)
+    slim = {"child": 0.75, "young": slim, "old": slim}[look.age] * {"orc": 1.15, "alien": 0.85}.get(look.kind, 1.0)
     y = model.template[:, 1]
     throat = torch.exp(-(((y - 5.8) / 0.35) ** 2)) * ramp(7.2 - y, 0.0, 0.8)
     below = (_NECK - y).clamp(min=0)

@@ -76,18 +76,18 @@ class Figure:
 
 @dataclass(frozen=True)
 class SparseShapes:
-    """Named displacements that touch few vertices; `owner` says to which shape an entry belongs."""
+    """Named displacements that touch few vertices."""
 
     names: tuple[str, ...]
-    owner: Int[Tensor, "entries"]
-    index: Int[Tensor, "entries"]
-    offset: Float[Tensor, "entries 3"]
+    index: tuple[Int[Tensor, "moved"], ...]
+    offset: tuple[Float[Tensor, "moved 3"], ...]
 
-    def add(self, vertices: Float[Tensor, "vertices 3"], weights: Float[Tensor, "shapes"]) -> None:
+    def add(self, vertices: Float[Tensor, "vertices 3"], weights: dict[str, float]) -> None:
         """Add the weighted sum of the shapes to `vertices`, in place."""
-        strength = weights[self.owner]
-        some = torch.nonzero(strength).squeeze(1)
-        vertices.index_add_(0, self.index[some], self.offset[some] * strength[some, None])
+        some = [(self.names.index(name), weight) for name, weight in weights.items() if weight]
+        if some:
+            moved = torch.cat([self.offset[i] * weight for i, weight in some])
+            vertices.index_add_(0, torch.cat([self.index[i] for i, _ in some]), moved)
 
 
 class HeadModel:
@@ -105,7 +105,8 @@ class HeadModel:
         self.basis = tensors["phenotype.basis"].float() * tensors["phenotype.scale"][:, None, None]
         self.mix, self.mask = tensors["phenotype.mix"].float(), tensors["phenotype.mask"].bool()
         pairs = tuple(f"{name}{sign}" for name in metadata["locals"].split() for sign in "+-")
-        self.locals = self._symmetric(_sparse(tensors, "local", pairs))
+        self.locals = _sparse(tensors, "local", pairs)
+        """Of the left half: they are symmetric."""
         self.expressions = self._both_sides(_sparse(tensors, "expression", tuple(metadata["expressions"].split())))
         names = metadata["joints"].split()
         joints = {name: len(half) - len(names) + i for i, name in enumerate(names)}
@@ -115,6 +116,10 @@ class HeadModel:
         head = skin[self.template[skin, 1] > SCALP]
         hair = tensors["hair_anchors"].long()
         self.anchors = torch.cat([head, hair, self.mirror[hair]]).unique()
+        self.eyeballs = self.faces[self.parts == EYE].unique()
+        teeth = self.faces[self.parts == TEETH].unique()
+        self.teeth = {"lower": teeth[torch.isin(teeth, self._moved_by("jawOpen"))]}
+        self.teeth["upper"] = teeth[~torch.isin(teeth, self.teeth["lower"])]
         self.points = self._points(skin)
         self.landmarks = landmark_vertices(self.template, skin)
 
@@ -122,28 +127,13 @@ class HeadModel:
         """Both halves of a symmetric field."""
         return torch.cat([half, half[..., self._beside, :] * _FLIP], -2)
 
-    def _symmetric(self, shapes: SparseShapes) -> SparseShapes:
-        """Shapes of the left half, on both."""
-        twin = self.mirror[shapes.index]
-        beside = torch.nonzero(twin != shapes.index).squeeze(1)
-        return SparseShapes(
-            shapes.names,
-            torch.cat([shapes.owner, shapes.owner[beside]]),
-            torch.cat([shapes.index, twin[beside]]),
-            torch.cat([shapes.offset, shapes.offset[beside] * _FLIP]),
-        )
-
     def _both_sides(self, shapes: SparseShapes) -> SparseShapes:
         """The shapes, and the mirror images of those named "Left"."""
         lefts = [i for i, name in enumerate(shapes.names) if "Left" in name]
-        new = torch.full((len(shapes.names),), -1)
-        new[lefts] = len(shapes.names) + torch.arange(len(lefts))
-        some = torch.nonzero(new[shapes.owner] >= 0).squeeze(1)
         return SparseShapes(
             shapes.names + tuple(shapes.names[i].replace("Left", "Right") for i in lefts),
-            torch.cat([shapes.owner, new[shapes.owner[some]]]),
-            torch.cat([shapes.index, self.mirror[shapes.index[some]]]),
-            torch.cat([shapes.offset, shapes.offset[some] * _FLIP]),
+            shapes.index + tuple(self.mirror[shapes.index[i]] for i in lefts),
+            shapes.offset + tuple(shapes.offset[i] * _FLIP for i in lefts),
         )
 
     @classmethod
@@ -170,23 +160,23 @@ class HeadModel:
         unknown = set(values) - set(_KNOTS) - set(ORIGINS)
         if unknown:
             raise StyleAvatarError("unknown phenotype", got=sorted(unknown), expected=", ".join([*_KNOTS, *ORIGINS]))
-        row = interpolants({name: torch.tensor([float(value)]) for name, value in values.items()}, self.mask)[0] @ self.mix
+        point = {name: torch.tensor([float(value)]) for name, value in values.items()}
+        row = interpolants(point, self.mask)[0] @ self.mix
         return self.template + self.unfold(torch.einsum("k,kvc->vc", row, self.basis))
 
     def change(self, vertices: Float[Tensor, "vertices 3"], changes: dict[str, float]) -> None:
         """Apply signed local changes, such as {"eye-scale-incr": 1.5}, in place."""
-        self.locals.add(
-            vertices,
-            _weights(
-                self.locals.names,
-                {f"{name}{'-' if value < 0 else '+'}": abs(value) for name, value in changes.items()},
-                "local change",
-            ),
-        )
+        signed = {f"{name}{'-' if value < 0 else '+'}": abs(value) for name, value in changes.items()}
+        half = torch.zeros(len(self.template) - len(self._beside), 3)
+        self.locals.add(half, _known(self.locals.names, signed, "local change"))
+        vertices += self.unfold(half)
+
+    def _moved_by(self, expression: str) -> Int[Tensor, "moved"]:
+        return self.expressions.index[self.expressions.names.index(expression)]
 
     def express(self, vertices: Float[Tensor, "vertices 3"], expression: dict[str, float]) -> None:
         """Apply expression strengths, such as {"jawOpen": 0.5}, in place."""
-        self.expressions.add(vertices, _weights(self.expressions.names, expression, "expression"))
+        self.expressions.add(vertices, _known(self.expressions.names, expression, "expression"))
 
     def _points(self, skin: Tensor) -> dict[str, int]:
         """Vertices that serve as key points and measures."""
@@ -195,7 +185,7 @@ class HeadModel:
         def extreme(among: Tensor, score: Tensor) -> int:
             return int(among[score[among].argmax()])
 
-        eyes = self.faces[self.parts == EYE].unique()
+        eyes = self.eyeballs
         ears = skin[(y[skin] > 6.9) & (y[skin] < 7.4)]
         middle = skin[(x[skin].abs() < 0.05) & (z[skin] > 1.0) & (y[skin] > 5.8)]
         return {
@@ -232,16 +222,14 @@ def _hats(value: Float[Tensor, "batch"], knots: Float[Tensor, "knots"]) -> Float
 
 def _sparse(tensors: dict[str, Tensor], name: str, names: tuple[str, ...]) -> SparseShapes:
     ends = tensors[f"{name}.ends"].long()
-    owner = torch.repeat_interleave(torch.arange(len(ends)), torch.diff(ends, prepend=ends.new_zeros(1)))
-    offset = tensors[f"{name}.offset"].float() * tensors[f"{name}.scale"].float()[owner, None]
-    return SparseShapes(names, owner, tensors[f"{name}.index"].long(), offset)
+    counts = torch.diff(ends, prepend=ends.new_zeros(1)).tolist()
+    rounded = tensors[f"{name}.offset"].float().split(counts)
+    offsets = [part * scale for part, scale in zip(rounded, tensors[f"{name}.scale"].float(), strict=True)]
+    return SparseShapes(names, tensors[f"{name}.index"].long().split(counts), tuple(offsets))
 
 
-def _weights(names: tuple[str, ...], values: dict[str, float], what: str) -> Float[Tensor, "shapes"]:
+def _known(names: tuple[str, ...], values: dict[str, float], what: str) -> dict[str, float]:
     unknown = sorted(set(values) - set(names))
     if unknown:
         raise StyleAvatarError(f"unknown {what}", got=unknown, expected=f"one of {', '.join(names)}")
-    weights = torch.zeros(len(names))
-    for name, value in values.items():
-        weights[names.index(name)] = value
-    return weights
+    return values

@@ -26,7 +26,7 @@ def bit(name: str, template: Float[Tensor, "vertices 3"]) -> Bit:
     x, y, z = template[:, 0].abs(), template[:, 1], template[:, 2]
     if name == "tusks":
         return Bit(_tusks(), TUSK, (x > 0.1) & (x < 0.3) & (y > 6.42) & (y < 6.56) & (z > 1.25))
-    return Bit(_ear_discs(), METAL, (x > 0.55) & (x < 0.8) & (y > 6.9) & (y < 7.5) & (z > -0.2) & (z < 0.6))
+    return Bit(_ear_discs(), METAL, (x > 0.55) & (x < 0.8) & (y > 6.9) & (y < 7.5) & (z > -0.1) & (z < 0.7))
 
 
 def _tusks() -> Mesh:
@@ -39,9 +39,9 @@ def _tusks() -> Mesh:
 
 def _ear_discs() -> Mesh:
     """A pair of turned discs with a bolt in the middle."""
-    profile = torch.tensor([(0.6, 0.36), (0.92, 0.36), (0.98, 0.30), (0.98, 0.18), (1.12, 0.15), (1.14, 0.001)])
+    profile = torch.tensor([(0.6, 0.40), (0.93, 0.40), (0.99, 0.34), (0.99, 0.2), (1.12, 0.17), (1.14, 0.001)])
     angle = torch.linspace(0, 2 * math.pi, 21)
     reach, radius = profile[:, :1], profile[:, 1:]
-    points = torch.stack([reach + 0 * angle, 7.18 + radius * angle.cos(), 0.16 + radius * angle.sin()], -1)
-    side = grid(points)
+    points = torch.stack([reach + 0 * angle, 7.13 + radius * angle.cos(), 0.30 + radius * angle.sin()], -1)
+    side = grid(points.flip(1))
     return merge(side, mirrored(side))
