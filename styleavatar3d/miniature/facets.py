@@ -10,11 +10,11 @@ from torch.nn.functional import normalize
 from styleavatar3d.figures.anatomy import HEAD_CENTRE
 from styleavatar3d.figures.heads import SHIRT, SKIN, Figure
 
-_FACET = 0.36
+_FACET = 0.31
 """Mean distance of facets, decimetres of the template."""
 _EVERY = 3
 """Every so many faces tell how a cell lies."""
-_SIDE, _ROWS, _PARTS = 12, 32, 16
+_SIDE, _ROWS, _PARTS = 12, 36, 16
 _BELOW, _BEHIND = 0.0, -5.0
 """Where cells begin to be counted, decimetres."""
 

@@ -149,7 +149,8 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
         lid = ramp(opening, 0.9, 1.0) * ramp(1.8 - opening, 0.0, 0.6) * ramp(y, _EYE_Y, _EYE_Y + 0.04)
         face.lay(0.45 * lid, 0.35 * skin + skin.new_tensor((0.22, 0.08, 0.20)))
     reach = 1.30 if made_up else 1.16
-    edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.08) * ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
+    above = ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
+    edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.08) * above
     face.lay((0.95 if made_up else 0.8) * edge * front, _INK if made_up else 0.22 * skin)
     lower = ramp(opening, 0.9, 1.0) * ramp(1.12 - opening, 0.0, 0.08) * ramp(_EYE_Y - y, 0.0, 0.03)
     face.lay(0.45 * lower * front, 0.3 * skin)
@@ -163,14 +164,14 @@ def _brows(look: Look, face: Canvas, skin: Tensor, hair: Tensor) -> None:
     x, y = face.x, face.y
     man, child, old = look.gender == "man", look.age == "child", look.age == "old"
     thick = (0.070 if man else 0.042) * (0.8 if child else 1.0) * (1.2 if old and man else 1.0)
-    arch, slope = (0.35, 0.02) if man else (0.95, 0.02)
+    arch, slope, peak = (0.35, 0.02, 0.0) if man else (0.62, 0.0, -0.3)
     middle = 7.545
     if look.kind == "orc":
-        thick, arch, slope, middle = 0.085, 0.1, 0.26, 7.50
+        thick, arch, slope, peak, middle = 0.085, 0.1, 0.26, 0.0, 7.50
     if look.kind == "robot":
-        thick, arch, slope, middle = 0.045, 0.0, 0.0, 7.56
+        thick, arch, slope, peak, middle = 0.045, 0.0, 0.0, 0.0, 7.56
     along = ((x - 0.34) / 0.27).clamp(-1.2, 1.2)
-    centre = middle + slope * 0.5 * along - 0.075 * arch * along**2
+    centre = middle + slope * 0.5 * along - 0.075 * arch * (along - peak) ** 2
     tapered = thick * (1 - 0.45 * ramp(along, 0.0, 1.1))
     brow = ramp(tapered - (y - centre).abs(), -0.006, 0.014) * ramp(1 - along.abs(), 0.0, 0.14)
     pigment = 0.62 * hair
@@ -199,8 +200,8 @@ def _panels(canvas: Canvas, skin: Tensor) -> None:
         canvas.lay(0.85 * torch.exp(-((distance / seam[0]) ** 2)) * where, seam[1] * skin)
     rivets = torch.exp(-(((y - 7.80) / 0.035) ** 2)) * ramp(torch.sin(torch.atan2(x, z - 0.2) * 16.0), 0.80, 0.9)
     canvas.lay(0.7 * rivets * head, 0.35 * skin)
-    rings = ramp(torch.sin(y * 38.0), 0.2, 0.6) * ramp(6.22 - y, 0.0, 0.04) * ramp(0.75 - (x * x + z * z).sqrt(), -0.3, 0.0)
-    canvas.lay(0.6 * rings, 0.35 * skin)
+    neck = ramp(6.22 - y, 0.0, 0.04) * ramp(0.75 - (x * x + z * z).sqrt(), -0.3, 0.0)
+    canvas.lay(0.6 * neck * ramp(torch.sin(y * 38.0), 0.2, 0.6), 0.35 * skin)
 
 
 def paint_eye(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
@@ -220,12 +221,12 @@ def paint_eye(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) 
         return eye.color
     big = {"alien": 1.3, "orc": 0.85}.get(look.kind, 1.0) * (1.12 if look.age == "child" else 1.0)
     eye.lay(0.35 * ramp(eye.y, 7.30, 7.345), (0.45, 0.48, 0.60))
-    eye.lay(ramp(0.080 * big - radius, 0.0, 0.010) * front, 0.28 * iris)
-    eye.lay(ramp(0.068 * big - radius, 0.0, 0.010) * front, iris)
+    eye.lay(ramp(0.075 * big - radius, 0.0, 0.010) * front, 0.28 * iris)
+    eye.lay(ramp(0.064 * big - radius, 0.0, 0.010) * front, iris)
     eye.lay(0.55 * spot(eye.x, eye.y, (_EYE_X, _EYE_Y - 0.035 * big), (0.04 * big, 0.022)) * front, 0.45 * iris + 0.55)
     narrow = 2.6 if look.kind == "alien" else 1.0
     pupil = ((narrow * (eye.x - _EYE_X)) ** 2 + ((eye.y - _EYE_Y) / (1.3 if narrow > 1 else 1.0)) ** 2).sqrt()
-    eye.lay(ramp(0.040 * big - pupil, 0.0, 0.008) * front, _INK)
+    eye.lay(ramp(0.037 * big - pupil, 0.0, 0.008) * front, _INK)
     glint = ((eye.x - _EYE_X - 0.026) ** 2 + (eye.y - _EYE_Y - 0.024) ** 2).sqrt()
-    eye.lay(ramp(0.024 - glint, 0.0, 0.008) * front, (1.0, 1.0, 1.0))
+    eye.lay(ramp(0.022 - glint, 0.0, 0.008) * front, (1.0, 1.0, 1.0))
     return eye.color

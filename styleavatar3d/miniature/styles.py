@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import ramp, shirt_mask, symmetric_bumps
-from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL, SHIRT, SKIN, TEETH, Figure
+from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL, MOUTH, SHIRT, SKIN, TEETH, Figure
 from styleavatar3d.figures.looks import STYLES
 from styleavatar3d.figures.rasterize import GBuffer
 from styleavatar3d.miniature.facets import cube_faces, facet_normals
@@ -83,7 +83,8 @@ def outline(
     The line is as wide as 1/64 of the picture's side, at least one pixel of the buffer.
     """
     depth, part, normal = buffer.depth(), buffer.image(parts, -1), buffer.image(normals, 0.0)
-    part = torch.where((part == LASH) | (part == LENS) | (part == EYE), SKIN, part)
+    for drawn_already in (LASH, LENS, EYE, TEETH, MOUTH):
+        part = torch.where(part == drawn_already, SKIN, part)
     ink = torch.zeros_like(depth, dtype=torch.bool)
     for axis in (1, 2):
         for reach in range(1, max(1, buffer.size // 128) + 1):
@@ -212,7 +213,8 @@ def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
     low, high = ramp(level, 0.05, 0.48)[:, None], ramp(level, 0.48, 0.95)[:, None]
     metal = dark + low * (middle - dark) + high * (bright - middle)
     streaks = symmetric_bumps(surface.points * surface.points.new_tensor((1.0, 0.35, 1.0)), 6.0)
-    patina = ramp(streaks + 0.45 * symmetric_bumps(surface.points, 19.0), 0.35, 0.75) * ramp(0.62 - _key(normals), 0.0, 0.3)
+    spots = streaks + 0.45 * symmetric_bumps(surface.points, 19.0)
+    patina = ramp(spots, 0.35, 0.75) * ramp(0.62 - _key(normals), 0.0, 0.3)
     metal = metal + (0.55 * patina)[:, None] * (_tinted(0.35 + 0.6 * level, (0.42, 0.78, 0.66)) - metal)
     return metal + _tinted(0.55 * tone * _gloss(normals, 20), (1.0, 0.86, 0.6))
 
@@ -220,7 +222,7 @@ def _bronze(surface: Surface) -> Float[Tensor, "points 3"]:
 def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
     """Flat facets, each under its own light."""
     normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
-    light = 0.34 + 0.34 * _sky(normals) + 0.46 * _key(normals) + 0.20 * _rim(normals)
+    light = 0.42 + 0.30 * _sky(normals) + 0.42 * _key(normals) + 0.20 * _rim(normals)
     plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
     light = light * (1 + 0.22 * (1 - plain) * chance)
     return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
@@ -275,12 +277,12 @@ def _pencil(surface: Surface) -> Float[Tensor, "points 3"]:
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
     along = torch.where(surface.are(HAIR) > 0, 9.0 * strands(points), 88.0 * (0.85 * x - 0.55 * y))
     wobble = 1.6 * symmetric_bumps(points, 5.0)
-    tone = surface.toned() * (0.34 + 0.50 * _key(normals) + 0.30 * _sky(normals))
+    tone = surface.toned() ** 1.4 * (0.40 + 0.50 * _key(normals) + 0.30 * _sky(normals))
     shade = ramp(0.86 - tone, 0.0, 0.80)
     first = 0.5 + 0.5 * torch.sin(along + wobble)
     second = 0.5 + 0.5 * torch.sin(91.0 * (0.45 * x + y + 0.4 * z) - wobble)
-    strokes = 0.26 * ramp(shade, 0.05, 0.5) * ramp(first, 0.9 - shade, 1.2 - shade)
-    strokes = strokes + 0.24 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
+    strokes = 0.36 * ramp(shade, 0.04, 0.45) * ramp(first, 0.9 - shade, 1.2 - shade)
+    strokes = strokes + 0.28 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
     grey = 0.97 - (strokes + 0.62 * shade**1.4).clamp(0, 0.90) + 0.025 * symmetric_bumps(points, 61.0)
     return _tinted(grey, (1.0, 0.995, 0.985))
 
