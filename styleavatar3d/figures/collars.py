@@ -103,7 +103,8 @@ def _roll(neck: Neck) -> Cut:
     low, foot = neck.ring(azimuth, 0.08, 0.04), neck.ring(azimuth, 0.0, 0.1)
     rows = [neck.ring(azimuth, 0.05, -0.06), low, foot]
     for share, above in ((0.2, 0.1), (0.5, 0.14), (0.85, 0.15), (1.0, 0.11), (1.0, 0.04), (0.8, -0.08)):
-        rows.append(foot.lerp(neck.top(azimuth, 0.0), share) + above * direction(azimuth, torch.tensor(1.35)))
+        out = (above * (0.8 + 0.2 * azimuth.cos()))[:, None] * direction(azimuth, torch.tensor(1.35))
+        rows.append(foot.lerp(neck.top(azimuth, 0.0), share) + out)
     return _outward(*grid(torch.stack([*rows, rows[0]])))
 
 

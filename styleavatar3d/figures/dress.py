@@ -1,4 +1,4 @@
-"""Figures dressed from looks: a bare head, and the hair, shirt, beard, glasses and hats that it wears, in world units."""
+"""Figures dressed from looks: a bare head in world units, and the hair, shirt, beard, glasses and hat that it wears."""
 
 from functools import cache
 from typing import NamedTuple
@@ -78,7 +78,9 @@ def _swelling(model: HeadModel, beard: str) -> tuple[Tensor, Tensor]:
     if beard != "full beard":
         return cloth, 0 * cloth
     grown = 0.19 + 0.04 * symmetric_bumps(model.template, 14.0)
-    return cloth, grown * beard_mask(model.template, beard) * skin
+    x, y, _ = model.template.unbind(1)
+    lips = torch.exp(-((x / 0.5) ** 4) - ((y - 6.68) / 0.2) ** 4)
+    return cloth, grown * beard_mask(model.template, beard) * skin * (1 - lips)
 
 
 def _worn(look: Look) -> list[str]:
@@ -130,10 +132,10 @@ def _tie(points: Tensor, template: Tensor, carriers: Tensor) -> tuple[Tensor, Te
 
 
 def _still(points: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
-    """What carries hair and hats: neither the face, which moves, nor the ears, which grow points."""
+    """What carries hair and hats: neither the face, which moves, nor the ears, which grow points, nor the shoulders."""
     x, y, z = points.unbind(1)
     ear = (x.abs() > 0.76) & (y > 6.7) & (y < 7.7) & (z < 0.65)
-    return ~ear & ~((z > 0.9) & (y < 7.75))
+    return ~ear & ~((z > 0.9) & (y < 7.75)) & (y > SCALP)
 
 
 def _below_the_jaw(points: Float[Tensor, "points 3"]) -> Bool[Tensor, "points"]:
@@ -164,7 +166,7 @@ def _barber(model: HeadModel) -> tuple[Skull, dict[str, Cut]]:
 def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tensor]) -> list[tuple[Mesh, int]]:
     """Frames stand clear of brows, cheeks, eyeballs and temples."""
     x, y, z = model.template.unbind(1)
-    around = ((x.abs() - 0.33).abs() < 0.3) & ((y - 7.27).abs() < 0.27) & (z > 0.5)
+    around = ((x.abs() - 0.4).abs() < 0.3) & ((y - 7.27).abs() < 0.33) & (z > 0.5)
     beside = ((y - points["left_eye"][1] - 0.04).abs() < 0.12) & (z > 0.65) & (z < 1.0)
     front, temple = float(head[around, 2].max()) + 0.06, float(head[beside, 0].max()) + 0.04
     dark = look.glasses == "sunglasses"

@@ -115,12 +115,12 @@ def drape(
     frequency: float = 9.0,
     curl: float = 0.0,
 ) -> Cut:
-    """Hair of some `volume` down to the heights `end`. `cling` (0 .. 1) lets it follow the nape and the neck, as it does
+    """Hair of some `volume` down to the heights `end`. `cling` (0 .. 1) lets it follow nape and neck, as it does
     before `parting` degrees anyway, `locks` is the relief of `count` locks on either side, `tips` how far they point
     below the end, `curl` how far the ends turn in."""
     azimuth = azimuths(parting, columns)
     lock = torch.cos(azimuth * count) * 0.5 + 0.5
-    fringe = 1 - smooth(azimuth.abs().rad2deg(), parting - 12, parting + 6)
+    fringe = 1 - smooth(azimuth.abs().rad2deg(), parting - 14, parting - 7)
     path = _paths(skull, volume, azimuth, torch.maximum(fringe, torch.tensor(cling)))
     stop = end(azimuth) - tips * lock * ramp(azimuth.abs(), 0.9, 1.3)
     outer = _cut_to(path, stop, rows)
@@ -328,8 +328,8 @@ def _bun() -> Cut:
 def _tail() -> Cut:
     """A high tail that swings to the figure's left."""
     knots = [
-        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.8, 7.0, -0.98),
-        (1.22, 6.0, -0.5),
+        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.9, 7.0, -0.95),
+        (1.42, 6.1, -0.35),
     ]
     way = torch.linspace(0, 1, 22)
     radius = 0.2 + 0.2 * torch.sin(math.pi * way.clamp(max=0.9) ** 0.75) - 0.24 * ramp(way, 0.7, 1.0)
@@ -357,7 +357,7 @@ def haircuts(skull: Skull) -> dict[str, Cut]:
     braid = _braid()
     return {
         "buzz cut": drape(skull, tapered(0.045, 0.08, 0.6), line, cling=1.0),
-        "short": drape(skull, _short, line, cling=1.0, locks=0.07, count=9),
+        "short": drape(skull, _short, line, cling=1.0, locks=0.08, count=9, bumps=0.06, frequency=7.0),
         "quiff": drape(skull, _quiff, line, cling=1.0, locks=0.05, count=9, columns=64),
         "bob": drape(
             skull, _parted(0.2, 0.18), falling(skull, 6.2, 50, lower=73, rise=0.35), parting=50, rows=17,

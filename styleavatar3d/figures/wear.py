@@ -29,12 +29,12 @@ def glasses(
     across = angle.cos().abs() ** power * angle.cos().sign()
     x = eye[0] + torch.where(across > 0, outer, wide) * across
     y = eye[1] - 0.02 + RIM * (0.95 if dark else 1.0) * angle.sin().abs() ** power * angle.sin().sign()
-    rim = torch.stack([x, y, front - 0.1 * ((x - 0.1) / 0.5) ** 2], 1)
+    rim = torch.stack([x, y, front - 0.03 * ((x - 0.1) / 0.5) ** 2], 1)
     closed = torch.cat([rim, rim[:2]])
     hinge = torch.stack([rim[0, 0], eye[1] + 0.04, rim[0, 2]])
     over_ear = ear + torch.tensor([-0.06, 0.12, 0.1])
     beside = torch.tensor([max(temple, float(hinge[0])), float(hinge[1]), float(0.45 * hinge[2] + 0.55 * over_ear[2])])
-    side = merge(tube(closed, _WIRE), tube(torch.stack([hinge, beside, over_ear]), _WIRE))
+    side = merge(tube(closed, _WIRE), tube(curve([hinge.tolist(), beside.tolist(), over_ear.tolist()], 7), _WIRE))
     inner = float(eye[0]) - wide
     arch = torch.linspace(-1, 1, 5)
     bridge = torch.stack([inner * arch, eye[1] + 0.05 - 0.04 * arch**2, front + 0.03 - 0.02 * arch**2], 1)
