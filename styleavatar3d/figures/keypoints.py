@@ -107,7 +107,7 @@ def draw(
     alpha = ((radius[:, None, None] + 0.5 - distance).clamp(0, 1) * drawn)[..., None]
     canvas = xy.new_zeros(len(xy), size, size, 3)
     for i, color in enumerate(colors):
-        canvas = canvas + alpha[:, i] * (color - canvas)
+        canvas = torch.lerp(canvas, color, alpha[:, i])
     return canvas
 
 
@@ -119,4 +119,5 @@ def _segment_distance(start: Tensor, end: Tensor, size: int) -> Float[Tensor, "v
     u, v = along[..., 0, :], along[..., 1, :]
     share = ((x * u)[..., None, :] + (y * v)[..., :, None]) / (u * u + v * v).clamp(min=1e-12)[..., None]
     share = share.clamp(0, 1)
-    return torch.hypot(x[..., None, :] - share * u[..., None], y[..., :, None] - share * v[..., None])
+    across, down = x[..., None, :] - share * u[..., None], y[..., :, None] - share * v[..., None]
+    return (across * across + down * down).sqrt()

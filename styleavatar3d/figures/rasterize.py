@@ -6,6 +6,7 @@ lie between its long side and one of its two short ones, and no candidate is eve
 to the nearer face, ties to the lower index, so the result does not depend on threads or on the order of work.
 """
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import torch
@@ -135,43 +136,47 @@ class _Triangles:
     def behind(self) -> Bool[Tensor, "triangles"]:
         return self.area > 0
 
-    def shares(self) -> Float[Tensor, "4 triangles"]:
+    def shares(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """How the shares of the second and the third corner grow with x, y, a subpixel at a time."""
         (x0, x1, x2), (y0, y1, y2) = self.x, self.y
-        return torch.stack([y2 - y0, x0 - x2, y0 - y1, x1 - x0]).div_(self.area)
+        return (y2 - y0) / self.area, (x0 - x2) / self.area, (y0 - y1) / self.area, (x1 - x0) / self.area
 
-    def inverse_plane(self) -> Float[Tensor, "3 triangles"]:
+    def inverse_plane(self) -> tuple[Tensor, Tensor, Tensor]:
         """1 / depth at the centre of pixel (column, row), as (a, b, c) of a column + b row + c."""
-        second_x, second_y, third_x, third_y = self.shares() * _SUBPIXEL
+        second_x, second_y, third_x, third_y = self.shares()
         second, third = self.inverse[1] - self.inverse[0], self.inverse[2] - self.inverse[0]
         across, down = second_x * second + third_x * third, second_y * second + third_y * third
-        x, y = (self.x[0] - _HALF) / _SUBPIXEL, (self.y[0] - _HALF) / _SUBPIXEL
-        return torch.stack([across, down, self.inverse[0] - across * x - down * y])
+        level = self.inverse[0] - across * (self.x[0] - _HALF) - down * (self.y[0] - _HALF)
+        return across * _SUBPIXEL, down * _SUBPIXEL, level
 
     def inverse_depths(self, triangle: Tensor, column: Tensor, row: Tensor) -> Float[Tensor, "points 3"]:
         """Each corner's share over its depth, at pixel centres."""
-        table = torch.cat([self.x[:1], self.y[:1], self.shares(), self.inverse]).T.contiguous()
-        x0, y0, second_x, second_y, third_x, third_y, *inverse = table.index_select(0, triangle).unbind(1)
+        fields = (self.x[0], self.y[0], *self.shares(), *self.inverse)
+        x0, y0, second_x, second_y, third_x, third_y, *inverse = _picked(fields, triangle)
         x, y = column * _SUBPIXEL + (_HALF - x0), row * _SUBPIXEL + (_HALF - y0)
         second, third = second_x * x + second_y * y, third_x * x + third_y * y
         return torch.stack([(1 - second - third) * inverse[0], second * inverse[1], third * inverse[2]], 1)
+
+
+def _picked(fields: Iterable[Tensor], index: Tensor) -> list[Tensor]:
+    """Entries of several vectors; one by one is faster than rows of a table, and 32-bit indices than 64-bit ones."""
+    index = index.int()
+    return [field.index_select(0, index) for field in fields]
 
 
 def _triangles(vertices: Tensor, faces: Tensor, labels: Tensor, size: int, closed: Tensor | None) -> _Triangles:
     """Project in float64, so that every device snaps alike, and leave out what shows no side that is drawn."""
     views = len(labels)
     xy, z = project(vertices.double(), labels.double())
-    x, y = (xy * (size * _SUBPIXEL)).round_().permute(2, 1, 0)
+    x, y = (xy * (size * _SUBPIXEL)).round_().permute(2, 1, 0).contiguous()
     z = z.T.contiguous()
-    x = x.masked_fill(z <= NEAR, torch.nan)  # every comparison with such an area is false
-    corners = faces.T.reshape(-1)
-    x, y, inverse = (field.contiguous().index_select(0, corners).view(3, -1) for field in (x, y, 1 / z))
+    x = x.masked_fill_(z <= NEAR, torch.nan)  # every comparison with such an area is false
+    x, y, inverse = (field.view(3, -1) for field in _picked((x, y, 1 / z), faces.T.reshape(-1)))
     area = (x[1] - x[0]) * (y[2] - y[0]) - (y[1] - y[0]) * (x[2] - x[0])
-    seen = area < 0
     behind = (area > 0).view(-1, views)
-    seen |= (behind if closed is None else behind & ~closed[:, None]).view(-1)
+    seen = (area < 0) | (behind if closed is None else behind & ~closed[:, None]).view(-1)
     kept = torch.nonzero(seen).squeeze(1)
-    x, y, inverse = (field.index_select(1, kept) for field in (x, y, inverse))
+    x, y, inverse = (torch.stack(_picked(field, kept)) for field in (x, y, inverse))
     face = torch.div(kept, views, rounding_mode="floor")
     return _Triangles(kept - face * views, face, x, y, inverse, area[kept])
 
@@ -186,24 +191,31 @@ def _runs(drawn: _Triangles, size: int) -> tuple[Tensor, Tensor, Tensor, Tensor]
     x = keys - y * _ROW
     cuts = ((y - _HALF) / _SUBPIXEL).ceil_()
     cuts[2] = ((y[2] - _HALF) / _SUBPIXEL).floor_() + 1
-    cuts = cuts.clamp_(0, size).long()
-    height = (cuts[1:] - cuts[:2]).flatten()
+    cuts = cuts.clamp_(0, size).int()
+    height = (cuts[1:] - cuts[:2]).view(-1)
     half = torch.repeat_interleave(height)
-    row = torch.arange(len(half), device=half.device) - (height.cumsum(0) - height - cuts[:2].flatten())[half]
-    long, upper, lower = _side(x, y, 0, 2), _side(x, y, 0, 1), _side(x, y, 1, 2)
-    sides = torch.cat([torch.stack([long, upper], 1), torch.stack([long, lower], 1)]).view(-1, 6)
-    slope, offset, scale = sides.index_select(0, half).view(-1, 2, 3).unbind(2)
-    first, second = ((slope * row[:, None] + offset) / scale).unbind(1)  # exact up to the one division
+    (before,) = _picked([height.cumsum(0, dtype=torch.int32) - height - cuts[:2].view(-1)], half)
+    row = torch.arange(len(half), device=half.device, dtype=torch.int32) - before
+    triangle = half % len(drawn.face)
+    first, second = (_crossing(side, row) for side in _sides(x, y, triangle, half))
     low = torch.minimum(first, second).ceil_().clamp_(min=0)
-    high = (torch.maximum(first, second).floor_() + 1).clamp_(max=size)
-    return half % len(drawn.face), row, low.long(), torch.maximum(low, high).long()
+    high = torch.maximum(first, second).floor_().clamp_(max=size - 1) + 1
+    return triangle, row, low.int(), torch.maximum(low, high).int()
 
 
-def _side(x: Tensor, y: Tensor, start: int, end: int) -> Float[Tensor, "triangles 3"]:
-    """(slope, offset, scale): the side crosses row r, in columns from the first pixel centre, at
-    (slope r + offset) / scale."""
-    rise, run = (y[end] - y[start]).clamp_(min=1), x[end] - x[start]
-    return torch.stack([_SUBPIXEL * run, (x[start] - _HALF) * rise - (y[start] - _HALF) * run, _SUBPIXEL * rise], 1)
+def _sides(x: Tensor, y: Tensor, triangle: Tensor, half: Tensor) -> tuple[list[Tensor], list[Tensor]]:
+    """The long side of each triangle, and the short one of each half, as (slope, offset, scale) of `_crossing`."""
+    ends, starts = [2, 1, 2], [0, 0, 1]
+    rise, run = (y[ends] - y[starts]).clamp_(min=1), x[ends] - x[starts]
+    offset = (x[starts] - _HALF) * rise - (y[starts] - _HALF) * run
+    sides = _SUBPIXEL * run, offset, _SUBPIXEL * rise
+    return _picked([field[0] for field in sides], triangle), _picked([field[1:].view(-1) for field in sides], half)
+
+
+def _crossing(side: list[Tensor], row: Tensor) -> Float[Tensor, "rows"]:
+    """Where a side crosses the row of pixel centres: columns from the first centre, exact up to the one division."""
+    slope, offset, scale = side
+    return (slope * row + offset) / scale
 
 
 def _nearest(
@@ -213,15 +225,16 @@ def _nearest(
     triangle, row, low, high = runs
     count = high - low
     run = torch.repeat_interleave(count)
-    slope, down, level = (field.index_select(0, triangle) for field in drawn.inverse_plane())
-    column = torch.arange(len(run), device=run.device) + (low - (count.cumsum(0) - count)).index_select(0, run)
-    nearness = (level + down * row).index_select(0, run) + slope.index_select(0, run) * column
-    steps = (int(_DEPTH_STEPS / NEAR) - (nearness * _DEPTH_STEPS).round_().long()).clamp_(min=0)
-    order = (steps << _FACE_BITS) | triangle.index_select(0, run)
-    pixel = ((drawn.view[triangle] * size + row) * size).index_select(0, run) + column
+    slope, down, level, view = _picked((*drawn.inverse_plane(), drawn.view), triangle)
+    shift = low - (count.cumsum(0, dtype=torch.int32) - count)
+    fields = (slope, level + down * row, shift, (view * size + row) * size, triangle)
+    slope, start, shift, line, triangle = _picked(fields, run)
+    column = torch.arange(len(run), device=run.device) + shift
+    steps = int(_DEPTH_STEPS / NEAR) - ((start + slope * column) * _DEPTH_STEPS).round_().long()
+    order = (steps.clamp_(min=0) << _FACE_BITS) | triangle
     empty = torch.iinfo(torch.int64).max
     buffer = torch.full((views * size * size,), empty, dtype=torch.int64, device=run.device)
-    buffer.scatter_reduce_(0, pixel, order, "amin")
+    buffer.scatter_reduce_(0, line + column, order, "amin")
     covered = torch.nonzero(buffer != empty).squeeze(1)
     return covered, buffer[covered] & ((1 << _FACE_BITS) - 1)
 

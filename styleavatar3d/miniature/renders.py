@@ -88,8 +88,8 @@ def render_views(
     guides = guided_views(figure, labels, share, where_covered(distance, share))
     drifts = style in VIEW_DEPENDENT_STYLES
     return [
-        RenderedView(picture, guide.mask, guide.depth, *rest, guide, drifts)
-        for picture, guide, *rest in zip(image, guides, _unit(normal), part, strict=True)
+        RenderedView(picture, guide.mask, guide.depth, outward, ids, guide, drifts)
+        for picture, guide, outward, ids in zip(image, guides, _unit(normal), part, strict=True)
     ]
 
 
