@@ -224,7 +224,7 @@ def _low_poly(surface: Surface) -> Float[Tensor, "points 3"]:
     normals, chance = facet_normals(surface.figure, surface.points, surface.normals, surface.parts)
     light = 0.42 + 0.30 * _sky(normals) + 0.42 * _key(normals) + 0.20 * _rim(normals)
     plain = surface.are(EYE, TEETH, LENS, FRAME, LASH)
-    light = light * (1 + 0.22 * (1 - plain) * chance)
+    light = light * (1 + 0.13 * (1 - plain) * chance)
     return _saturated(_metallic(surface, surface.painted()), 1.18) * light[:, None]
 
 
@@ -281,7 +281,7 @@ def _pencil(surface: Surface) -> Float[Tensor, "points 3"]:
     shade = ramp(0.86 - tone, 0.0, 0.80)
     first = 0.5 + 0.5 * torch.sin(along + wobble)
     second = 0.5 + 0.5 * torch.sin(91.0 * (0.45 * x + y + 0.4 * z) - wobble)
-    strokes = 0.36 * ramp(shade, 0.04, 0.45) * ramp(first, 0.9 - shade, 1.2 - shade)
+    strokes = 0.31 * ramp(shade, 0.04, 0.45) * ramp(first, 0.9 - shade, 1.2 - shade)
     strokes = strokes + 0.28 * ramp(shade, 0.4, 0.65) * ramp(second, 0.9 - 0.8 * shade, 1.2 - 0.8 * shade)
     grey = 0.97 - (strokes + 0.62 * shade**1.4).clamp(0, 0.90) + 0.025 * symmetric_bumps(points, 61.0)
     return _tinted(grey, (1.0, 0.995, 0.985))

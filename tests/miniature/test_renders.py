@@ -8,7 +8,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.heads import HAIR, SHIRT, SKIN
 from styleavatar3d.figures.looks import STYLES, Look
-from styleavatar3d.miniature import styles
+from styleavatar3d.miniature import paint
 from styleavatar3d.miniature.renders import (
     BACKGROUND,
     NO_PART,
@@ -121,7 +121,7 @@ def test_a_cache_is_named_by_what_is_drawn(monkeypatch):
     before = fingerprint()
     fingerprint.cache_clear()
     assert fingerprint() == before
-    monkeypatch.setitem(styles.HAIR_COLORS, "blonde", (0.5, 0.5, 0.5))
+    monkeypatch.setitem(paint.HAIR_COLORS, "blonde", (0.5, 0.5, 0.5))
     fingerprint.cache_clear()
     assert fingerprint() != before
     fingerprint.cache_clear()
