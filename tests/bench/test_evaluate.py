@@ -26,7 +26,7 @@ def folder(tmp_path: Path, diffusion: Path) -> Path:
     tiny.write_pipeline(tmp_path)
     shutil.copytree(diffusion, tmp_path / "diffusion")
     torch.manual_seed(0)
-    Judge((8, 8, 8, 8), (1, 1, 1, 1)).save_pretrained(tmp_path / "judge")
+    Judge((8, 8, 8, 8)).save_pretrained(tmp_path / "judge")
     return tmp_path
 
 
