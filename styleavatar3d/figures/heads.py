@@ -76,11 +76,11 @@ class Figure:
 
 @dataclass(frozen=True)
 class SparseShapes:
-    """Named displacements that touch few vertices."""
+    """Named displacements that touch few vertices: for each, their indices [moved] and offsets [moved, 3]."""
 
     names: tuple[str, ...]
-    index: tuple[Int[Tensor, "moved"], ...]
-    offset: tuple[Float[Tensor, "moved 3"], ...]
+    index: tuple[Tensor, ...]
+    offset: tuple[Tensor, ...]
 
     def add(self, vertices: Float[Tensor, "vertices 3"], weights: dict[str, float]) -> None:
         """Add the weighted sum of the shapes to `vertices`, in place."""
