@@ -168,7 +168,7 @@ def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tenso
     x, y, z = model.template.unbind(1)
     around = ((x.abs() - 0.4).abs() < 0.3) & ((y - 7.27).abs() < 0.33) & (z > 0.5)
     beside = ((y - points["left_eye"][1] - 0.04).abs() < 0.12) & (z > 0.65) & (z < 1.0)
-    front, temple = float(head[around, 2].max()) + 0.06, float(head[beside, 0].max()) + 0.04
+    front, temple = float(head[around, 2].max()) + 0.08, float(head[beside, 0].max()) + 0.04
     dark = look.glasses == "sunglasses"
     frame, lens = glasses(points["left_eye"], points["left_ear"], front, temple, dark)
     return [(frame, FRAME), (lens, LENS)] if dark else [(frame, FRAME)]

@@ -29,7 +29,7 @@ def glasses(
     across = angle.cos().abs() ** power * angle.cos().sign()
     x = eye[0] + torch.where(across > 0, outer, wide) * across
     y = eye[1] - 0.02 + RIM * (0.95 if dark else 1.0) * angle.sin().abs() ** power * angle.sin().sign()
-    rim = torch.stack([x, y, front - 0.03 * ((x - 0.1) / 0.5) ** 2], 1)
+    rim = torch.stack([x, y, front - 0.015 * ((x - 0.1) / 0.5) ** 2], 1)
     closed = torch.cat([rim, rim[:2]])
     hinge = torch.stack([rim[0, 0], eye[1] + 0.04, rim[0, 2]])
     over_ear = ear + torch.tensor([-0.06, 0.12, 0.1])
