@@ -26,10 +26,12 @@ _IRIS = 2.05
 """How much larger than in the template irises are."""
 _GAZE = (0.055, 0.035)
 """Template decimetres that irises travel, sideways and up or down, when eyes look as far as they can."""
-_ARCH = (0.86, 1.0, 0.985)
-"""Teeth are drawn in, so that the corners of no mouth let them through,"""
-_UPPER_TEETH = 0.07
-"""and the upper ones sink (decimetres), so that they show when the mouth opens."""
+_ARCH = (0.86, 1.0, 1.0)
+_TEETH = {"upper": (0.0, 0.07, 0.02), "lower": (0.0, 0.0, 0.06)}
+"""Teeth are drawn in (shares, decimetres), so that no lip or chin lets them through; the upper ones sink, so that they
+show when the mouth opens."""
+_EYEBALLS = 0.012
+"""Decimetres by which eyeballs sink behind their lids, for the same reason."""
 _CALM = {"mouthSmileLeft": 0.12, "mouthSmileRight": 0.12}
 _MOULDS = {
     "man": (0.09, 0.0, 0.0, 0.0),
@@ -73,9 +75,9 @@ def face(model: HeadModel, look: Look, expression: dict[str, float] | None = Non
     strengths = {name: smile.get(name, 0.0) + asked.get(name, 0.0) for name in {**smile, **asked}}
     vertices = neutral.clone()
     model.express(vertices, _working(model, neutral, strengths))
-    for teeth in model.teeth.values():
-        vertices[teeth] *= vertices.new_tensor(_ARCH)
-    vertices[model.teeth["upper"], 1] -= _UPPER_TEETH
+    for row, teeth in model.teeth.items():
+        vertices[teeth] = vertices[teeth] * vertices.new_tensor(_ARCH) - vertices.new_tensor(_TEETH[row])
+    vertices[model.eyeballs, 2] -= _EYEBALLS
     ends = neutral[[model.points["crown"], model.points["chin"]]]
     warped = _caricature(model, look, draw, neutral, torch.cat([vertices, ends]))
     vertices = _smaller_body(model, _scaled(model, warped[:-2], warped[-2:]), look)
@@ -212,7 +214,8 @@ def _caricature(
     child = look.age == "child"
     big = draw.uniform(-0.06, 0.06) + {"alien": 0.5, "orc": -0.25}.get(look.kind, 0.22 if child else 0.0)
     woman = 0.12 if look.gender == "woman" and not child else 0.0
-    points = _magnified(points, eye, (0.5, 1.0 + woman, 0.0), (0.2, 0.13, 0.5))
+    droop = 0.3 if look.age == "old" else 0.0
+    points = _magnified(points, eye, (0.5, 1.0 + woman + droop, 0.0), (0.2, 0.13, 0.5))
     points = _magnified(points, eye, (0.75 + big, 0.8 + big, 0.1), (0.36, 0.32, 0.5), apart=0.03)
     points = _magnified(points, mouth, (0.22, 0.3 + woman, 0.05), (0.40, 0.22, 0.6))
     return _moulded(points, _MOULDS.get(look.kind, _MOULDS["child" if child else look.gender]))
