@@ -50,15 +50,15 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folder of a tiny random pipeline, saved as any diffusers pipeline is."""
     import torch
 
-    from styleavatar3d.miniature.models import MiniatureModels, build_pipeline
+    from styleavatar3d.miniature.models import MiniatureModels, build_pipeline, save_pipeline
 
     torch.manual_seed(0)
     sizes = MiniatureModels(
         text_width=16, text_layers=1, image_width=16, image_layers=1, embedding=16,
-        codec_channels=(8, 8, 16), latent_channels=4, unet_channels=(16, 16, 16), heads=2,
+        codec_width=8, codec_blocks=(1, 1, 1), latent_channels=4, unet_channels=(16, 16, 16), heads=2,
     )  # fmt: skip
     folder = tmp_path_factory.mktemp("diffusion")
-    build_pipeline(sizes).save_pretrained(folder)
+    save_pipeline(folder, *build_pipeline(sizes))
     return folder
 
 

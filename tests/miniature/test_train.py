@@ -26,7 +26,7 @@ TINY = {
     "data": {"renders": 24, "judge_renders": 12, "estimator_renders": 15, "views": 3, "held_out": 6, "workers": 1},
     "model": {
         "text_width": 16, "text_layers": 1, "image_width": 16, "image_layers": 1, "embedding": 16,
-        "codec_channels": [8, 8, 16], "latent_channels": 4, "unet_channels": [16, 16, 16], "heads": 2,
+        "codec_width": 8, "codec_blocks": [1, 1, 1], "latent_channels": 4, "unet_channels": [16, 16, 16], "heads": 2,
     },
     "train": {
         "precision": "fp32", "clip": STAGE, "codec": STAGE, "judge": STAGE, "estimators": STAGE, "diffusion": STAGE,
