@@ -9,7 +9,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.runtime.pictures import check_pixels, eight_bits, open_picture
+from styleavatar3d.runtime.pictures import check_pixels, eight_bits, open_picture, upright
 
 Picture = str | Path | Image.Image | np.ndarray | Tensor
 BACKGROUND = (127, 127, 127)
@@ -22,8 +22,7 @@ def read_picture(source: Picture, size: int) -> Float[Tensor, "3 size size"]:
     Any mode, palette, alpha and EXIF rotation; 16 bits are reduced to 8. Arrays are uint8, or floats in [0, 1].
     A picture that is not square is centred on a grey square. Raises StyleAvatarError if it is none or above 64 MP.
     """
-    image = ImageOps.exif_transpose(_to_pil(source))
-    flat = _flatten(image)
+    flat = _flatten(upright(_to_pil(source), "picture"))
     side = max(flat.size)
     if side > 4 * size:
         flat.thumbnail((4 * size, 4 * size), Image.Resampling.BOX)

@@ -5,7 +5,7 @@ from io import BytesIO
 from pathlib import Path
 
 import numpy
-from PIL import Image, UnidentifiedImageError
+from PIL import Image, ImageOps, UnidentifiedImageError
 
 from styleavatar3d.errors import StyleAvatarError
 
@@ -28,14 +28,25 @@ def open_picture(source: Path | BytesIO, name: str) -> Image.Image:
     except StyleAvatarError:
         raise
     except UnidentifiedImageError:
-        raise StyleAvatarError("this file is no picture", got=name, expected=", ".join(FORMATS),
-                               remedy="open it in an image program and save it as PNG") from None
+        raise StyleAvatarError(
+            "this file is no picture",
+            got=name,
+            expected=", ".join(FORMATS),
+            remedy="open it in an image program and save it as PNG",
+        ) from None
     except Image.DecompressionBombError:
         raise _too_large(name) from None
     except Exception as error:  # decoders raise many kinds on damaged files
-        raise StyleAvatarError("this picture cannot be read", got=f"{name} ({error})",
-                               remedy="check the path, or save the picture again as PNG") from None
+        raise _unreadable(name, error) from None
     return image
+
+
+def upright(image: Image.Image, name: str) -> Image.Image:
+    """The picture turned as its EXIF says. Raises StyleAvatarError if that is damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception as error:  # many kinds, as above
+        raise _unreadable(name, error) from None
 
 
 def eight_bits(image: Image.Image) -> Image.Image:
@@ -56,6 +67,15 @@ def check_pixels(size: tuple[int, int], name: str) -> None:
         raise StyleAvatarError("this picture is empty", got=f"{name}: {size[0]} x {size[1]}")
 
 
+def _unreadable(name: str, error: Exception) -> StyleAvatarError:
+    return StyleAvatarError(
+        "this picture cannot be read",
+        got=f"{name} ({error})",
+        remedy="check the path, or save the picture again as PNG",
+    )
+
+
 def _too_large(name: str) -> StyleAvatarError:
-    return StyleAvatarError("this picture is too large", got=name, expected="at most 64 million pixels",
-                            remedy="make it smaller first")
+    return StyleAvatarError(
+        "this picture is too large", got=name, expected="at most 64 million pixels", remedy="make it smaller first"
+    )

@@ -1,7 +1,6 @@
 """Your own pictures as data: a folder and a table of their cameras become shards like those of a synthesis."""
 
 import hashlib
-import io
 import json
 import os
 import sys
@@ -9,37 +8,24 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
-
-import numpy
-import torch
-from jaxtyping import UInt8
-from PIL import Image, ImageOps
-from torch import Tensor
+from typing import Any, NamedTuple
 
 from styleavatar3d.camera.cameras import Camera, view_name
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import StopSignal
-from styleavatar3d.runtime.pictures import eight_bits, open_picture
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
 from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest
+from styleavatar3d.shards.pictures import Pictures, Pixels, Silhouette
 from styleavatar3d.shards.schema import Figure, Record
 from styleavatar3d.shards.table import Problems, Row, read_table
 from styleavatar3d.shards.writer import Sample
 
-GREY = 127
-"""what stands where a mask shows nothing, as behind the figures of the little world"""
 SIZES = range(16, 1025)
-_MOST_BYTES = 256 << 20
-_EMPTY = 16
-"""a mask whose brightest pixel is below this shows nothing"""
 _NO_MASKS = (
     "the discriminator's alpha channel is full for pictures without a mask, so that their background is learned "
     "as part of the head; masks or transparent backgrounds prevent it"
 )
-
-Silhouette = Literal["alpha", "file", "none"]
 
 
 def import_folder(
@@ -77,56 +63,6 @@ def import_folder(
         "hash": manifest_hash(read_manifest(storage)),
     }
     return report | ({"note": _NO_MASKS} if checked.silhouettes["none"] else {})
-
-
-class Pixels(NamedTuple):
-    """A picture as it goes into a shard, where its silhouette came from, and the sha256 of its files."""
-
-    image: UInt8[Tensor, "3 size size"]
-    mask: UInt8[Tensor, "1 size size"]
-    silhouette: Silhouette
-    sha256: str
-    mask_sha256: str
-
-
-class Pictures(NamedTuple):
-    """Where pictures and masks are, and how large they become. `masks` is where mask cells point."""
-
-    folder: Path
-    masks: Path
-    rule: Literal["alpha", "files", "none"]
-    size: int
-
-    @staticmethod
-    def find(folder: str | os.PathLike[str], mask: str, size: int) -> "Pictures":
-        """Check that the folders are there."""
-        root = _folder(folder, "there is no such folder of pictures")
-        if mask in ("alpha", "none"):
-            return Pictures(root, root, mask, size)
-        return Pictures(root, _folder(mask, "there is no such folder of masks"), "files", size)
-
-    def read(self, row: Row) -> Pixels:
-        """The pixels of a row. Raises StyleAvatarError if a file is missing, elsewhere, damaged or too small."""
-        data = _read(self.folder, row.file)
-        image = _upright(data, row.file)
-        name = row.mask or (str(Path(row.file).with_suffix(".png")) if self.rule == "files" else "")
-        mask_data = _read(self.masks, name) if name else b""
-        transparent = image.has_transparency_data
-        image = image.convert("RGBA")
-        if name:
-            image.putalpha(_mask(mask_data, name, image.size))
-        elif self.rule == "none":
-            grey = Image.new("RGBA", image.size, (GREY, GREY, GREY, 255))
-            image = Image.alpha_composite(grey, image)
-        silhouette = "file" if name else "alpha" if transparent and self.rule == "alpha" else "none"
-        if numpy.max(image.getchannel("A")) < _EMPTY:
-            raise StyleAvatarError(
-                "the mask shows nothing",
-                got=name or f"{row.file}: transparent everywhere",
-                expected="255 where the head is",
-            )
-        pixels = _reduced(image, self.size, row.file)
-        return Pixels(pixels[:3], pixels[3:], silhouette, _digest(data), _digest(mask_data) if name else "")
 
 
 class Checked(NamedTuple):
@@ -198,78 +134,6 @@ def _record(index: int, row: Row, pixels: Pixels, plan: Plan) -> Record:
         verdict="accepted",
         config_hash=plan.config_hash,
     )
-
-
-def _folder(path: str | os.PathLike[str], what: str) -> Path:
-    if not os.path.isdir(path):
-        raise StyleAvatarError(what, got=os.fspath(path), expected="a folder on this machine")
-    return Path(path).resolve()
-
-
-def _read(folder: Path, name: str) -> bytes:
-    """The bytes of a plain file inside `folder`; links and dots must not lead out of it."""
-    if not name or "\0" in name:
-        raise StyleAvatarError("a file has no name", got=name or "an empty cell", expected="a path inside the folder")
-    path = (folder / name).resolve()
-    if Path(name).is_absolute() or not path.is_relative_to(folder):
-        raise StyleAvatarError(
-            "a file is outside the folder", got=name, expected=f"a path relative to {folder}",
-            remedy="copy the picture into the folder",
-        )  # fmt: skip
-    if not path.is_file():
-        slash = "write / between folders" if "\\" in name else "check the spelling, upper and lower case too"
-        raise StyleAvatarError("there is no such file", got=name, expected=f"a picture in {folder}", remedy=slash)
-    if path.stat().st_size > _MOST_BYTES:
-        raise StyleAvatarError("a file is too large", got=f"{name}: {path.stat().st_size} bytes", expected="<= 256 MiB")
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise StyleAvatarError("a file cannot be read", got=f"{name}: {error.strerror}") from None
-
-
-def _upright(data: bytes, name: str) -> Image.Image:
-    """Decoded, turned as EXIF says, 8 bits a channel."""
-    image = open_picture(io.BytesIO(data), name)
-    if getattr(image, "is_animated", False) and image.format != "MPO":  # phones keep a preview as a second frame
-        raise StyleAvatarError("a film is no picture", got=f"{name}: {getattr(image, 'n_frames', 2)} frames",
-                               expected="one frame", remedy="save the frame you mean as PNG")
-    return eight_bits(ImageOps.exif_transpose(image))
-
-
-def _mask(data: bytes, name: str, size: tuple[int, int]) -> Image.Image:
-    mask = _upright(data, name).convert("L")
-    if mask.size != size:
-        raise StyleAvatarError(
-            "a mask has another size than its picture",
-            got=f"{name}: {mask.width} x {mask.height}",
-            expected=f"{size[0]} x {size[1]}",
-        )
-    return mask
-
-
-def _reduced(image: Image.Image, size: int, name: str) -> UInt8[Tensor, "4 size size"]:
-    """The centred square of an RGBA picture: a pixel is the mean of those it covers, colours weighed by alpha.
-
-    Colours stay those of the head up to its edge (not mixed with what is behind), for the trainer multiplies them by
-    the mask itself.
-    """
-    side = min(image.size)
-    if side < size:
-        raise StyleAvatarError(
-            "the picture is too small",
-            got=f"{name}: {image.width} x {image.height}",
-            expected=f"at least {size} x {size}",
-            remedy="give a smaller --size, or larger pictures",
-        )
-    left, top = (image.width - side) // 2, (image.height - side) // 2
-    box = (left, top, left + side, top + side)
-    pixels = numpy.array(image.resize((size, size), Image.Resampling.BOX, box))
-    pixels[pixels[..., 3] == 0, :3] = GREY
-    return torch.from_numpy(pixels).permute(2, 0, 1).contiguous()
-
-
-def _digest(data: bytes) -> str:
-    return hashlib.sha256(data).hexdigest()
 
 
 def _raise_if(stop: StopSignal) -> None:
