@@ -91,7 +91,7 @@ def _complexion(look: Look, face: Canvas, skin: Tensor) -> None:
         jaw = ramp(6.78 - y + 0.25 * x, 0.0, 0.2) * ramp(y, 6.05, 6.2) * ramp(face.z, 0.45, 0.7)
         face.lay(0.16 * jaw, skin * skin.new_tensor((0.45, 0.48, 0.55)))
     if look.age == "child":
-        dots = symmetric_bumps(torch.stack([x, y, face.z], 1) + 0.3, 42.0)
+        dots = symmetric_bumps(torch.stack([x, y, face.z], 1), 42.0)
         band = spot(x, y, (0.3, 6.98), (0.28, 0.09)) * front
         face.lay(0.6 * ramp(dots, 0.45, 0.6) * ramp(band, 0.35, 0.6), skin * skin.new_tensor((0.66, 0.48, 0.38)))
 

@@ -177,7 +177,8 @@ def _cel(surface: Surface) -> Float[Tensor, "points 3"]:
 def _clay(surface: Surface) -> Float[Tensor, "points 3"]:
     """Colours kneaded into one warm mass, matte, with the dents of thumbs and the marks of fingers."""
     points = surface.points
-    dents = torch.stack([symmetric_bumps(points + 0.7 * i, 7.0 + i) for i in range(3)], 1)
+    shifts = points.new_tensor([[0.0, 0.7 * i, 0.5 * i] for i in range(3)])
+    dents = torch.stack([symmetric_bumps(points + shift, 7.0) for shift in shifts], 1)
     side = torch.where(points[:, :1] < 0, -1.0, 1.0)
     dents = torch.cat([dents[:, :1] * side, dents[:, 1:]], 1)
     calm = 1 - 0.7 * surface.are(EYE, TEETH, FRAME, LENS)
@@ -191,7 +192,7 @@ def _clay(surface: Surface) -> Float[Tensor, "points 3"]:
 
 def _veins(points: Tensor) -> Float[Tensor, "points"]:
     """Where dark veins run through stone: thin lines of a folded field, wide and narrow ones."""
-    x, y, z = points.unbind(1)
+    x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
     fold = torch.sin(y * 2.2 + 3 * torch.sin(z * 1.7 + y) + 2.2 * torch.cos(x * 2.6) + 0.6)
     fine = torch.sin(y * 5.1 - 2 * torch.sin(z * 3.1) + 3.0 * torch.cos(x * 3.3 + 1.5 * fold))
     return (1 - fold.abs()) ** 6 + 0.5 * (1 - fine.abs()) ** 9
@@ -245,7 +246,7 @@ def _watercolour(surface: Surface) -> Float[Tensor, "points 3"]:
     points, normals = surface.points, surface.normals
     blot, grain = symmetric_bumps(points, 4.3), symmetric_bumps(points, 57.0)
     calm = surface.are(EYE, TEETH, LENS, FRAME)
-    wander = (1 - calm) * 0.03 * symmetric_bumps(points + 1.7, 13.0)
+    wander = (1 - calm) * 0.03 * symmetric_bumps(points, 13.0)
     moved = points + wander[:, None] * points.new_tensor((0.0, 1.0, 1.0))
     color = surface.painted(moved).clamp(min=0.03)
     light = 0.62 * _key(normals) + 0.38 * _sky(normals) + 0.07 * symmetric_bumps(points, 9.0)
