@@ -171,7 +171,8 @@ def seen_faces(shapes, faces, yaws):
 
 
 def visible_half(source, weights):
-    """Triangles of the left half that some pose shows, and their parts, the inside of the mouth told apart."""
+    """Triangles of the left half that some pose shows, or that a caricature of the eyes and the mouth may, and their
+    parts, the inside of the mouth told apart."""
     half, parts = half_faces(source)
     mirror = mirror_of(source.vertices)
     whole = torch.cat([half, mirror[half].flip(1)])
@@ -183,6 +184,8 @@ def visible_half(source, weights):
     seen = seen.view(2, -1).any(0) | (parts == LASH)
     shut = ~shown.view(2, -1).any(0)
     x, y, z = source.vertices[half].mean(1).unbind(1)
+    rims = ((x - 0.31).abs() < 0.2) & ((y - 7.28).abs() < 0.13) & (z > 1.1)
+    seen |= rims | (x < 0.4) & ((y - 6.6).abs() < 0.12) & (z > LIPS)
     inside = shut & (parts == SKIN) & (x < 0.5) & (y > 6.1) & (y < 7.0) & (z > 0.4) & (z < LIPS)
     return half[seen], torch.where(inside, MOUTH, parts)[seen]
 
