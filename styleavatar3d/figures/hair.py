@@ -6,7 +6,7 @@ crests are tubes and balls that start inside the drape. Colours flow along `Cut.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
@@ -208,7 +208,7 @@ def strand(
     return Cut(vertices, faces, flow)
 
 
-def curve(knots: list[tuple[float, float, float]], points: int) -> Float[Tensor, "points 3"]:
+def curve(knots: Sequence[Sequence[float]], points: int) -> Float[Tensor, "points 3"]:
     """A Catmull-Rom spline through knots."""
     knot = torch.tensor(knots)
     knot = torch.cat([2 * knot[:1] - knot[1:2], knot, 2 * knot[-1:] - knot[-2:-1]])
