@@ -12,7 +12,7 @@ from styleavatar3d.figures.heads import SHIRT, SKIN, Figure
 
 _FACET = 0.31
 """Mean distance of facets, decimetres of the template."""
-_EVERY = 3
+_EVERY = 5
 """Every so many faces tell how a cell lies."""
 _SIDE, _ROWS, _PARTS = 12, 36, 16
 _BELOW, _BEHIND = 0.0, -5.0

@@ -163,8 +163,8 @@ def _brows(look: Look, face: Canvas, skin: Tensor, hair: Tensor) -> None:
     """Straight and thick, arched and thin, soft, bushy, or one dark ridge: they tell gender, age and kind."""
     x, y = face.x, face.y
     man, child, old = look.gender == "man", look.age == "child", look.age == "old"
-    thick = (0.070 if man else 0.042) * (0.8 if child else 1.0) * (1.2 if old and man else 1.0)
-    arch, slope, peak = (0.35, 0.02, 0.0) if man else (0.62, 0.0, -0.3)
+    thick = (0.070 if man else 0.034) * (0.8 if child else 1.0) * (1.2 if old and man else 1.0)
+    arch, slope, peak = (0.35, 0.02, 0.0) if man else (0.78, 0.0, -0.25)
     middle = 7.545
     if look.kind == "orc":
         thick, arch, slope, peak, middle = 0.085, 0.1, 0.26, 0.0, 7.50

@@ -185,7 +185,7 @@ def _clay(surface: Surface) -> Float[Tensor, "points 3"]:
     normals = torch.nn.functional.normalize(surface.normals + 0.55 * calm[:, None] * dents, dim=1)
     color = surface.painted()
     muted = 0.66 * color + 0.34 * color.mean(1, keepdim=True) * color.new_tensor((1.0, 0.90, 0.80)) + 0.05
-    whorl = torch.sin(52.0 * (points[:, 1] + 0.25 * dents[:, 1])) * ramp(dents[:, 2], 0.1, 0.6)
+    whorl = torch.sin(52.0 * (points[:, 1] + 0.25 * dents[:, 1])) * ramp(dents[:, 2], 0.3, 0.8)
     light = 0.30 + 0.42 * _sky(normals) + 0.44 * _key(normals)
     return muted * (light * (1 + 0.07 * calm * whorl))[:, None]
 
