@@ -111,23 +111,25 @@ def test_the_same_command_goes_on_and_gives_the_same_bytes(folder: Path, tmp_pat
         import_folder(folder, content, tmp_path / "part", SIZE, shard_size=2)
 
 
-def test_a_killed_import_is_resumed(tmp_path: Path):
+@pytest.mark.parametrize("stop", [signal.SIGKILL, signal.SIGINT], ids=["killed", "interrupted"])
+def test_a_stopped_import_is_resumed(tmp_path: Path, stop: signal.Signals):
     folder = tmp_path / "pictures"
     content = table(tmp_path / "t.csv", [[f"{i}.png", i % 90, 0, "CC0-1.0"] for i in range(600)])
     for i in range(600):
         draw(folder / f"{i}.png", i, "RGBA", (16, 16))
     words = ["dataset", "import", str(folder), str(content), "--size", str(SIZE), "--out"]
-    command = [sys.executable, "-m", "styleavatar3d", *words, str(tmp_path / "killed")]
+    command = [sys.executable, "-m", "styleavatar3d", *words, str(tmp_path / "stopped")]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    first = tmp_path / "killed/manifest/000000.json"
+    first = tmp_path / "stopped/manifest/000000.json"
     while not first.exists() and process.poll() is None:
         time.sleep(0.002)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    killed = read_manifest(ShardDataset(tmp_path / "killed").storage)
+    process.send_signal(stop)
+    message = process.communicate()[1]
+    assert process.returncode in ((-9,) if stop == signal.SIGKILL else (3, 0)) and "Traceback" not in message, message
+    before = read_manifest(ShardDataset(tmp_path / "stopped").storage)
     assert subprocess.run(command, capture_output=True).returncode == 0
-    entries = read_manifest(ShardDataset(tmp_path / "killed").storage)
-    assert entries[: len(killed)] == killed and sum(entry.count for entry in entries) == 600
+    entries = read_manifest(ShardDataset(tmp_path / "stopped").storage)
+    assert entries[: len(before)] == before and sum(entry.count for entry in entries) == 600
     assert manifest_hash(entries) == import_folder(folder, content, tmp_path / "whole", SIZE)["hash"]
 
 
