@@ -124,9 +124,9 @@ def verdicts(judge: Judge, images: Float[Tensor, "views 3 size size"]) -> tuple[
     the eight views agree; `images` are those of `RINGS`, one after the other."""
     words = judge.judge(images).words
     rings = [words[8 * number : 8 * number + 8] for number in range(len(RINGS))]
-    who = {name: majority([said[name] for said in rings[0]]) for name in WORDS}
+    who: dict[str, Any] = {name: majority([said[name] for said in rings[0]]) for name in WORDS}
     style = who.pop("style")
-    look = Look(**{name: word for name, word in who.items() if name != "smile"}, smile=who["smile"] == "yes")
+    look = Look(**who | {"smile": who["smile"] == "yes"})
     shares = {"style": agreement([said["style"] for said in rings[-1]])}
     for said, yaws in zip(rings, RINGS, strict=True):  # the widest ring that shows an attribute comes last, and stays
         shown = [visible_attributes(look, style, yaw) for yaw in yaws.tolist()]

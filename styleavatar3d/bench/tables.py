@@ -4,7 +4,7 @@ from typing import Any
 
 from styleavatar3d.errors import StyleAvatarError
 
-TABLES = ("ops",)
+TABLES = ("figures", "ops")
 
 
 def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
@@ -13,6 +13,10 @@ def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
         raise StyleAvatarError("there is no such table", got=table, expected=", ".join(TABLES))
     if repeats < 1:
         raise StyleAvatarError("a median needs measurements", got=repeats, expected="--repeats of at least 1")
+    if table == "figures":
+        from styleavatar3d.bench import figures
+
+        return figures.run(repeats)
     from styleavatar3d.bench import ops
 
     return ops.run(repeats)

@@ -71,7 +71,7 @@ def train_estimators(config: MiniatureConfig, marked: Marked, held_out: Pictures
             reading = estimator(images)
         losses = view_losses(reading, truth) | {"place": place_loss(reading, truth)}
         said = [masked_cross_entropy(reading.words[name].float(), targets[name][indices]) for name in WORDS]
-        session.learn(sum(losses.values()) + sum(said), **losses, words=sum(said) / len(said))
+        session.learn(torch.stack([*losses.values(), *said]).sum(), **losses, words=torch.stack(said).mean())
 
     own = marked.part(cut, len(marked.pictures))
     return {**session.spent(), **estimate_renders(session.average.eval(), held_out, own)}
