@@ -12,7 +12,7 @@ from styleavatar3d.figures.anatomy import NECK_AXIS, below_neckline
 from styleavatar3d.figures.hair import Cut, direction, join
 from styleavatar3d.figures.shapes import Mesh, grid
 
-_AROUND = 49
+_AROUND = 41
 Profile = list[tuple[float, float]]
 """Points of a closed loop across a band: (beyond the neckline, over the skin), decimetres."""
 

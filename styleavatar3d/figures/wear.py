@@ -50,7 +50,7 @@ def antennae() -> Cut:
     return Cut(vertices, faces, vertices)
 
 
-def brim(azimuth: Tensor) -> Float[Tensor, "azimuths"]:
+def brim(azimuth: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
     """Height of the lower edge of every hat: over the brows, above the ears, down the back."""
     return 7.62 + 0.28 * azimuth.cos()
 
@@ -68,8 +68,8 @@ def _beanie(skull: Skull) -> Cut:
         cuff = 1 - smooth(height - brim(azimuth), 0.36, 0.42)
         return 0.17 + 0.1 * (1 - smooth(polar, 0.0, 1.0)) + 0.09 * cuff
 
-    cap = drape(skull, volume, brim, rows=20, columns=52, cling=1.0, locks=0.03, count=13)
-    vertices, faces = ball((0.0, 8.86, 0.25), 0.22, 8)
+    cap = drape(skull, volume, brim, rows=15, columns=44, cling=1.0, locks=0.03, count=11)
+    vertices, faces = ball((0.0, 8.86, 0.25), 0.22, 7)
     return join(cap._replace(flow=cap.vertices), Cut(vertices, faces, vertices))
 
 
