@@ -4,8 +4,8 @@
 
 Only the left half (x >= 0) is written: the mesh is symmetric and so, but for a millimetre at the armpits, are its
 shapes; reading mirrors it. The basis is a greedy principal component analysis that works on quantised components: each
-component is rounded to int8 before its coefficients are fitted, so what rounding loses is left in the residual and later
-components pick it up.
+component is rounded to int8 before its coefficients are fitted, so what rounding loses is left in the residual and
+later components pick it up.
 """
 
 import hashlib
@@ -306,8 +306,8 @@ def report(source, bust, shapes, fit):
     weights = products(draw_phenotypes(source.labels, 200, seed=1), source.labels, source.mask)
     rebuilt = torch.einsum("nk,k,kvc->nvc", weights @ mix.half().float(), scale, basis.float())
     error = (rebuilt - torch.einsum("nr,rvc->nvc", weights, shapes)).norm(dim=-1) * 100
-    worst = error.amax(0).argmax()
-    print(f"{len(bust.template)} vertices; error mm: mean {error.mean():.3f} max {error.max():.3f}", bust.template[worst])
+    worst = bust.template[error.amax(0).argmax()]
+    print(f"{len(bust.template)} vertices; error mm: mean {error.mean():.3f} max {error.max():.3f}", worst)
     for side in (bust.left, bust.right):
         true = torch.einsum("nr,rvc->nvc", weights, side(source.phenotypes))
         true = true - true[:, len(bust.used) + JOINTS.index("head")][:, None]
