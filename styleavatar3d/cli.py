@@ -118,7 +118,7 @@ def generate(
     )  # fmt: skip
 
 
-def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: int = 128) -> Result:
+def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: int = 128, sheets: str = "") -> Result:
     """A sheet of figures with the depth and key-point pictures that guide the diffusion model.
 
     Args:
@@ -126,10 +126,11 @@ def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: in
         count: number of figures
         seed: seed of the figures
         size: side of one picture in pixels
+        sheets: write instead, into this folder, contact sheets of every style, kind, cut and expression
     """
-    from styleavatar3d.miniature.sheet import write_guidance
+    from styleavatar3d.miniature.sheet import write_guidance, write_sheets
 
-    return write_guidance(out, count, seed, size)
+    return write_sheets(sheets) if sheets else write_guidance(out, count, seed, size)
 
 
 def dataset_import(
@@ -233,7 +234,7 @@ def bench(table: str, repeats: int = 5) -> Result:
     """A speed table, as ratios measured in one run.
 
     Args:
-        table: ops
+        table: figures, ops
         repeats: interleaved repeats of each measurement
     """
     from styleavatar3d.bench import tables

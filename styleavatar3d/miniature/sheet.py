@@ -65,7 +65,7 @@ def write_guidance(out: str, count: int = 6, seed: int = 0, size: int = 128) -> 
     return {"out": out, "sheet": str(sheet), "files": files}
 
 
-def write_sheets(out: str, size: int = 112) -> dict[str, Any]:
+def write_sheets(out: str, size: int = 96) -> dict[str, Any]:
     """Write the contact sheets of docs/styles.md into the folder `out`, pictures `size` pixels square."""
     if not 32 <= size <= 512:
         raise StyleAvatarError("no such sheet", got=f"pictures of {size} px", expected="32-512 px")
