@@ -104,7 +104,7 @@ def garment(model: HeadModel, name: str) -> Garment:
     vertices = model.template
     skin = model.faces[model.parts == SKIN].unique()
     if kind == "shirt":
-        cut, part = collars((vertices, model.faces[model.parts == SKIN]))[which], SHIRT
+        cut, part = _tailor(model)[which], SHIRT
         carriers = skin[_below_the_jaw(vertices[skin])]
     elif kind == "bit":
         (points, faces), part, carried_by = bit(which, vertices)
@@ -153,6 +153,12 @@ def _on_the_head(model: HeadModel, kind: str, which: str) -> tuple[Cut, int]:
         return antennae(), ANTENNA
     cut = cuts[which.removesuffix(" under a hat")]
     return (trim(cut, skull) if which.endswith(" under a hat") else cut), HAIR
+
+
+@cache
+def _tailor(model: HeadModel) -> dict[str, Cut]:
+    """Every collar that fits the template."""
+    return collars((model.template, model.faces[model.parts == SKIN]))
 
 
 @cache
