@@ -1,6 +1,6 @@
 import pytest
 
-from styleavatar3d.bench import ops, tables
+from styleavatar3d.bench import figures, ops, tables
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.ops._build import cpu_kernels
 
@@ -13,6 +13,17 @@ def test_kernel_and_reference_are_measured_on_the_same_work(monkeypatch, capsys)
     assert [row["name"] for row in result["rows"]] == [size.name for size in tiny]
     assert all(row["forward_ratio"] > 0 and row["backward_ratio"] > 0 for row in result["rows"])
     assert "compiled kernel against plain PyTorch" in capsys.readouterr().out
+
+
+def test_views_a_second_are_told_for_sizes_styles_and_processes(monkeypatch, capsys):
+    for name, value in {"SIZES": (16,), "VIEWS": (2,), "FIGURES": 2, "DATASET": 3, "STYLES": ("clay",)}.items():
+        monkeypatch.setattr(figures, name, value)
+    monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 1)
+    result = tables.run("figures", repeats=1)
+    (row, *_) = result["rows"]
+    assert row["views_per_second"] > 0 and 0 < row["build_share"] < 1 and 0 < row["rasterise_share"] < 1
+    assert result["style_ms_a_view"]["clay"] > 0 and result["dataset"]["views"] == 3
+    assert "views a second" in capsys.readouterr().out
 
 
 def test_an_unknown_table_is_named():
