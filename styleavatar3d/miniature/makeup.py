@@ -1,22 +1,17 @@
 """Faces, painted: complexion, brows, lips, beards, the marks of age and gender, and eyes, in template coordinates."""
 
-from typing import TYPE_CHECKING
-
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
 from styleavatar3d.figures.anatomy import beard_mask, ramp, scalp_mask, symmetric_bumps
 from styleavatar3d.figures.looks import Look
-
-if TYPE_CHECKING:
-    from styleavatar3d.miniature.paint import Palette
+from styleavatar3d.miniature.palette import INK, Palette
 
 _EYE_X, _EYE_Y = 0.318, 7.284
 """Middle of the opening between the lids; it is 0.23 wide and 0.1 high on the template."""
 _MOUTH_Y = 6.611
 """Height of the line between closed lips."""
-_INK = (0.06, 0.05, 0.07)
 
 
 class Canvas:
@@ -44,7 +39,7 @@ def strands(points: Float[Tensor, "points 3"], fineness: float = 1.0) -> Float[T
     return 0.45 * wide + 0.35 * fine + 0.2 * torch.sin(61 * around + 2)
 
 
-def paint_skin(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+def paint_skin(look: Look, colors: Palette, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     """Skin, stone or metal, with a face on it."""
     canvas = Canvas(points, colors.skin)
     skin, hair = points.new_tensor(colors.skin), points.new_tensor(colors.hair)
@@ -61,7 +56,7 @@ def paint_skin(look: Look, colors: "Palette", points: Float[Tensor, "points 3"])
     return canvas.color
 
 
-def _features(look: Look, colors: "Palette", face: Canvas, points: Tensor, skin: Tensor, hair: Tensor) -> None:
+def _features(look: Look, colors: Palette, face: Canvas, points: Tensor, skin: Tensor, hair: Tensor) -> None:
     if look.kind == "human":
         _complexion(look, face, skin)
     x, y = face.x, face.y
@@ -111,7 +106,7 @@ def _wrinkles(face: Canvas, skin: Tensor) -> None:
     face.lay(0.4 * crow * spot(x, y, (0.60, 7.26), (0.07, 0.10)), crease)
 
 
-def _lips(look: Look, colors: "Palette", face: Canvas) -> None:
+def _lips(look: Look, colors: Palette, face: Canvas) -> None:
     """A bow above, a fuller lip below, and the line between them."""
     x, y = face.x, face.y
     front = ramp(face.z, 1.15, 1.2)
@@ -132,7 +127,7 @@ def _lips(look: Look, colors: "Palette", face: Canvas) -> None:
     face.lay(0.9 * line, 0.28 * lips)
 
 
-def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
+def _sockets(look: Look, colors: Palette, face: Canvas, skin: Tensor) -> None:
     """The shade around the eyes, the dark edge of the upper lid, liner and shadow for women, a robot's glow."""
     x, y = face.x, face.y
     front = ramp(face.z, 0.9, 1.0)
@@ -151,12 +146,12 @@ def _sockets(look: Look, colors: "Palette", face: Canvas, skin: Tensor) -> None:
     reach = 1.30 if made_up else 1.16
     above = ramp(y - _EYE_Y - 0.05 * (x - _EYE_X), 0.0, 0.02)
     edge = ramp(opening, 0.85, 0.95) * ramp(reach - opening, 0.0, 0.08) * above
-    face.lay((0.95 if made_up else 0.8) * edge * front, _INK if made_up else 0.22 * skin)
+    face.lay((0.95 if made_up else 0.8) * edge * front, INK if made_up else 0.22 * skin)
     lower = ramp(opening, 0.9, 1.0) * ramp(1.12 - opening, 0.0, 0.08) * ramp(_EYE_Y - y, 0.0, 0.03)
     face.lay(0.45 * lower * front, 0.3 * skin)
     if made_up:
         wing = ramp(0.014 - (y - _EYE_Y - 0.012 - 0.45 * (x - 0.44)).abs(), 0.0, 0.007) * ramp(x, 0.43, 0.44)
-        face.lay(0.95 * wing * ramp(0.505 - x, 0.0, 0.03) * front, _INK)
+        face.lay(0.95 * wing * ramp(0.505 - x, 0.0, 0.03) * front, INK)
 
 
 def _brows(look: Look, face: Canvas, skin: Tensor, hair: Tensor) -> None:
@@ -204,7 +199,7 @@ def _panels(canvas: Canvas, skin: Tensor) -> None:
     canvas.lay(0.6 * neck * ramp(torch.sin(y * 38.0), 0.2, 0.6), 0.35 * skin)
 
 
-def paint_eye(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
+def paint_eye(look: Look, colors: Palette, points: Float[Tensor, "points 3"]) -> Float[Tensor, "points 3"]:
     """White under the shade of the lid, iris with a dark limbus, pupil and a glint; blank in stone, lit in metal."""
     eye = Canvas(points, (0.98, 0.98, 0.98))
     iris = points.new_tensor(colors.iris)
@@ -226,7 +221,7 @@ def paint_eye(look: Look, colors: "Palette", points: Float[Tensor, "points 3"]) 
     eye.lay(0.55 * spot(eye.x, eye.y, (_EYE_X, _EYE_Y - 0.035 * big), (0.04 * big, 0.022)) * front, 0.45 * iris + 0.55)
     narrow = 2.6 if look.kind == "alien" else 1.0
     pupil = ((narrow * (eye.x - _EYE_X)) ** 2 + ((eye.y - _EYE_Y) / (1.3 if narrow > 1 else 1.0)) ** 2).sqrt()
-    eye.lay(ramp(0.037 * big - pupil, 0.0, 0.008) * front, _INK)
+    eye.lay(ramp(0.037 * big - pupil, 0.0, 0.008) * front, INK)
     glint = ((eye.x - _EYE_X - 0.026) ** 2 + (eye.y - _EYE_Y - 0.024) ** 2).sqrt()
     eye.lay(ramp(0.022 - glint, 0.0, 0.008) * front, (1.0, 1.0, 1.0))
     return eye.color

@@ -3,8 +3,6 @@
 Only |x| is read, so both sides are equal; no camera is known, so every view sees the same paint.
 """
 
-from dataclasses import dataclass
-
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -28,122 +26,12 @@ from styleavatar3d.figures.heads import (
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.figures.wear import brim
 from styleavatar3d.miniature.makeup import Canvas, paint_eye, paint_skin, strands
+from styleavatar3d.miniature.palette import GOLD, INK, PLASTER, Color, Palette, scaled
 
-Color = tuple[float, float, float]
-
-SKIN_COLORS: dict[str, Color] = {
-    "pale": (0.99, 0.83, 0.74),
-    "tan": (0.87, 0.63, 0.44),
-    "brown": (0.59, 0.37, 0.23),
-    "dark": (0.34, 0.20, 0.14),
-    "blue": (0.27, 0.60, 0.95),
-    "purple": (0.64, 0.42, 0.90),
-    "green": (0.42, 0.66, 0.22),
-    "silver": (0.72, 0.76, 0.81),
-    "gold": (0.95, 0.72, 0.24),
-    "stone": (0.80, 0.78, 0.74),
-}
-HAIR_COLORS: dict[str, Color] = {
-    "black": (0.09, 0.08, 0.10),
-    "brown": (0.38, 0.21, 0.10),
-    "blonde": (0.96, 0.77, 0.34),
-    "red": (0.80, 0.28, 0.07),
-    "white": (0.91, 0.91, 0.93),
-    "pink": (0.98, 0.45, 0.68),
-    "blue": (0.16, 0.34, 0.86),
-}
-EYE_COLORS: dict[str, Color] = {
-    "brown": (0.45, 0.23, 0.07),
-    "blue": (0.16, 0.50, 0.96),
-    "green": (0.18, 0.66, 0.27),
-    "yellow": (1.00, 0.80, 0.08),
-}
-SHIRT_COLORS: dict[str, Color] = {
-    "red": (0.86, 0.13, 0.13),
-    "blue": (0.14, 0.33, 0.83),
-    "green": (0.12, 0.57, 0.27),
-    "yellow": (0.97, 0.80, 0.14),
-    "white": (0.93, 0.93, 0.94),
-    "black": (0.12, 0.12, 0.14),
-    "purple": (0.50, 0.20, 0.70),
-}
-INK: Color = (0.06, 0.05, 0.07)
-_GOLD: Color = (0.95, 0.76, 0.24)
 _IVORY: Color = (0.96, 0.92, 0.80)
 _TOOTH: Color = (0.98, 0.98, 0.96)
 _GUMS: Color = (0.45, 0.10, 0.11)
 _STEEL: Color = (0.42, 0.45, 0.50)
-_NAVY: Color = (0.13, 0.16, 0.36)
-
-
-@dataclass(frozen=True)
-class Palette:
-    """The colours of one look."""
-
-    skin: Color
-    hair: Color
-    iris: Color
-    shirt: Color
-    stripe: Color
-    lips: Color
-    frame: Color
-    hat: Color
-    knob: Color = _GOLD
-
-
-PLASTER = Palette(
-    skin=(0.84, 0.84, 0.84),
-    hair=(0.60, 0.60, 0.60),
-    iris=(0.42, 0.42, 0.42),
-    shirt=(0.70, 0.70, 0.70),
-    stripe=(0.92, 0.92, 0.92),
-    lips=(0.56, 0.56, 0.56),
-    frame=(0.12, 0.12, 0.12),
-    hat=(0.50, 0.50, 0.50),
-    knob=(0.66, 0.66, 0.66),
-)
-"""Tones instead of colours: what a sculptor's or draughtsman's material can tell."""
-
-
-def palette(look: Look) -> Palette:
-    """The colours that the words of a look stand for. A statue is of one stone."""
-    skin = SKIN_COLORS[look.skin]
-    if look.kind == "statue":
-        stone = {name: _scaled(skin, tone[0] / 0.84) for name, tone in vars(PLASTER).items()}
-        return Palette(**stone)
-    light_cloth = look.shirt_color in ("white", "yellow")
-    dark_skin = look.skin in ("brown", "dark", "blue", "purple")
-    return Palette(
-        skin=skin,
-        hair=HAIR_COLORS[look.hair_color],
-        iris=EYE_COLORS[look.eyes],
-        shirt=SHIRT_COLORS[look.shirt_color],
-        stripe=_NAVY if light_cloth else (0.95, 0.94, 0.92),
-        lips=_lips(look, skin),
-        frame=_GOLD if dark_skin else INK,
-        hat=_hat(look),
-    )
-
-
-def _scaled(color: Color, factor: float) -> Color:
-    red, green, blue = (min(1.0, factor * channel) for channel in color)
-    return red, green, blue
-
-
-def _lips(look: Look, skin: Color) -> Color:
-    if look.kind != "human":
-        return _scaled(skin, 0.5)
-    rouge = (0.84, 0.12, 0.20) if look.gender == "woman" and look.age != "child" else (0.72, 0.33, 0.30)
-    depth = 0.45 + 0.55 * skin[0]
-    return _scaled(rouge, depth)
-
-
-def _hat(look: Look) -> Color:
-    """A hat matches the shirt, but for black and white ones, which would be lost on hair."""
-    if look.hat == "brimmed hat":
-        return (0.62, 0.43, 0.24) if look.hair_color != "brown" else (0.86, 0.78, 0.62)
-    plain = look.shirt_color in ("white", "black") or look.shirt_color == look.hair_color
-    return (0.90, 0.45, 0.10) if plain else _scaled(SHIRT_COLORS[look.shirt_color], 0.92)
 
 
 def paint(
@@ -234,20 +122,20 @@ def _lens(look: Look, colors: Palette, points: Tensor) -> Tensor:
 
 
 def _antenna(look: Look, colors: Palette, points: Tensor) -> Tensor:
-    canvas = Canvas(points, _scaled(colors.skin, 0.8))
+    canvas = Canvas(points, scaled(colors.skin, 0.8))
     canvas.lay(ramp(points[:, 1], 8.68, 8.74), colors.knob)
     return canvas.color
 
 
 def _metal(look: Look, colors: Palette, points: Tensor) -> Tensor:
     """Bolts and discs: of the other metal than the head."""
-    other = _GOLD if look.skin == "silver" else _STEEL
+    other = GOLD if look.skin == "silver" else _STEEL
     return points.new_tensor(other if colors is not PLASTER else (0.5, 0.5, 0.5)).expand_as(points)
 
 
 def _mouth(look: Look, colors: Palette, points: Tensor) -> Tensor:
     """The tongue lies before the dark of the throat."""
-    canvas = Canvas(points, _scaled(_GUMS, 0.55))
+    canvas = Canvas(points, scaled(_GUMS, 0.55))
     canvas.lay(0.8 * ramp(canvas.z, 1.1, 1.4) * ramp(6.56 - canvas.y, -0.03, 0.03), (0.80, 0.30, 0.32))
     grey = canvas.color.mean(1, keepdim=True)
     return canvas.color if colors is not PLASTER else grey.expand_as(points)
@@ -256,7 +144,7 @@ def _mouth(look: Look, colors: Palette, points: Tensor) -> Tensor:
 def _lash(look: Look, colors: Palette, points: Tensor) -> Tensor:
     """Ink above; below the eye they hardly show."""
     canvas = Canvas(points, INK)
-    canvas.lay(0.72 * ramp(7.29 - canvas.y, 0.0, 0.02), _scaled(colors.skin, 0.75))
+    canvas.lay(0.72 * ramp(7.29 - canvas.y, 0.0, 0.02), scaled(colors.skin, 0.75))
     return canvas.color
 
 

@@ -18,7 +18,8 @@ from styleavatar3d.figures.looks import STYLES
 from styleavatar3d.figures.rasterize import GBuffer
 from styleavatar3d.miniature.facets import cube_faces, facet_normals
 from styleavatar3d.miniature.makeup import strands
-from styleavatar3d.miniature.paint import PLASTER, paint, palette
+from styleavatar3d.miniature.paint import paint
+from styleavatar3d.miniature.palette import PLASTER, palette
 
 VIEW_DEPENDENT_STYLES = ("cel",)
 """Styles whose pictures hold something that belongs to the picture and not to the figure: an outline."""
