@@ -107,7 +107,7 @@ def _surface(model: HeadModel, lashes: bool) -> tuple[Int[Tensor, "faces 3"], In
 
 
 def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor, "vertices 3"]:
-    """Phenotype and local changes of a look."""
+    """The head of a look as the model can draw it."""
     low, high = {"child": (0.24, 0.34), "young": (0.58, 0.68), "old": (0.94, 1.0)}[look.age]
     tilt = {"pale": (0.05, 0.4, 1), "tan": (0.3, 1, 0.6), "brown": (0.8, 0.3, 0.3), "dark": (1, 0.05, 0.05)}
     origin = [weight * draw.uniform(0.3, 1) for weight in tilt.get(look.skin, (1, 1, 1))]
@@ -120,7 +120,14 @@ def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor
         weight=0.2 + 0.75 * look.build,
         **dict(zip(ORIGINS, origin, strict=True)),
     )
-    changes = {name: draw.gauss(0, _variety(name)) for name in sorted({pair[:-1] for pair in model.locals.names})}
+    model.change(vertices, _changes(look, draw, sorted({pair[:-1] for pair in model.locals.names})))
+    return vertices
+
+
+def _changes(look: Look, draw: random.Random, names: list[str]) -> dict[str, float]:
+    """Local changes: chance, then what age, gender and kind ask for."""
+    manly = look.gender == "man"
+    changes = {name: draw.gauss(0, _variety(name)) for name in names}
     changes |= {
         "eye-scale-incr": draw.uniform(0.2, 0.6),
         "eye-height2-incr": 0.2,
@@ -133,9 +140,7 @@ def _identity(model: HeadModel, look: Look, draw: random.Random) -> Float[Tensor
         "mouth-scale-horiz-incr": draw.uniform(0.0, 0.5),
         "ear-scale-incr": draw.uniform(-0.3, 0.2),
     }
-    changes |= _of_gender(look) | _of_kind(look)
-    model.change(vertices, changes)
-    return vertices
+    return changes | _of_gender(look) | _of_kind(look)
 
 
 def _variety(change: str) -> float:
