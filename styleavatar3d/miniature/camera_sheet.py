@@ -22,8 +22,7 @@ from styleavatar3d.figures.keypoints import POINTS
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.miniature.renders import RenderedView, render_views
 
-LOOK = Look(gender="woman", skin="tan", hair="bun", hair_color="red", glasses="round glasses", shirt_color="green",
-            smile=True, seed=5)  # fmt: skip
+LOOK = Look(gender="woman", skin="tan", hair="bun", hair_color="red", shirt_color="green", smile=True, seed=5)
 STYLE = "cartoon"
 YAWS = (-135.0, -90.0, -45.0, 0.0, 45.0, 90.0, 135.0, 180.0)
 PITCHES = (-15.0, -5.0, 5.0, 15.0, 25.0)
