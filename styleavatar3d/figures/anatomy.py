@@ -60,18 +60,6 @@ def shirt_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
     return ramp(below_neckline(points), -0.015, 0.015)
 
 
-def lips_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
-    x, y, z = points.unbind(1)
-    return ramp(1 - ((x / 0.29) ** 2 + ((y - 6.612) / 0.12) ** 2), 0.0, 0.3) * (z > 1.2)
-
-
-def brow_mask(points: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
-    x, y, z = points.unbind(1)
-    along = (x.abs() - 0.34) / 0.26
-    across = 0.07 - 0.02 * along - (y - (7.545 - 0.06 * along**2)).abs()
-    return ramp(1 - along.abs(), 0.0, 0.15) * ramp(across, 0.0, 0.02) * (z > 0.5)
-
-
 def beard_mask(points: Float[Tensor, "points 3"], kind: str) -> Float[Tensor, "points"]:
     """1 where a "moustache" or a "full beard" grows."""
     x, y, z = points[:, 0].abs(), points[:, 1], points[:, 2]
