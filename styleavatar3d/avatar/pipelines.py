@@ -17,7 +17,9 @@ from styleavatar3d.encoders.clip import ClipEncoder
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.runtime.distributed import default_device
+from styleavatar3d.runtime.licences import NOT_STATED, stated_licences
 from styleavatar3d.runtime.random import normal
+from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.stylespace.codes import generator_sha256
 from styleavatar3d.stylespace.diffusion import Modality, StylePrior
 
@@ -28,10 +30,17 @@ Part = TypeVar("Part")
 class AvatarPipeline:
     """Everything that makes avatars. `prior` and `clip` may be None: then only seeds can be asked for."""
 
-    def __init__(self, generator: Generator, prior: StylePrior | None, clip: ClipEncoder | None, name: str = ""):
+    def __init__(
+        self,
+        generator: Generator,
+        prior: StylePrior | None,
+        clip: ClipEncoder | None,
+        name: str = "",
+        licences: Sequence[str] = (NOT_STATED,),
+    ):
         self.generator, self.prior, self.clip = generator, prior, clip
         self.sha256 = generator_sha256(generator)
-        self.name = name
+        self.name, self.licences = name, list(licences)
 
     @classmethod
     def from_pretrained(
@@ -52,10 +61,11 @@ class AvatarPipeline:
                                    remedy="leave the folder out to use the shipped weights")
         device = device or default_device()
         generator = Generator.from_pretrained(str(root / "generator"), device)
+        licences = stated_licences(Storage.open(str(root / "generator")))
         if seeds_only:
-            return cls(generator, None, None, root.name)
+            return cls(generator, None, None, root.name, licences)
         prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
-        return cls(generator, prior.to(device), ClipEncoder.from_pretrained(root / "clip", device), root.name)
+        return cls(generator, prior.to(device), ClipEncoder.from_pretrained(root / "clip", device), root.name, licences)
 
     def __call__(
         self,
@@ -140,7 +150,7 @@ class AvatarPipeline:
             "made_by": "a machine (StyleAvatar3D)",
             "request": asked,
             "models": {"pipeline": self.name, "generator_sha256": self.sha256},
-            "licence": "Apache-2.0",
+            "licences": self.licences,
         }
         return Avatar(codes.clone(), self.generator, about)
 

@@ -200,7 +200,7 @@ class StylePrior(nn.Module):
         copy.deepcopy(self.denoiser).half().save_pretrained(folder / "denoiser")
         self.scheduler.save_pretrained(folder / "scheduler")
         save_file({k: v.cpu() for k, v in self.statistics.state_dict().items()}, folder / "statistics.safetensors")
-        config = {"slots": self.slots, "generator_sha256": self.generator_sha256, "licence": "Apache-2.0"}
+        config = {"slots": self.slots, "generator_sha256": self.generator_sha256}
         (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
 
     @classmethod

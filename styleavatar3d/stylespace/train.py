@@ -16,6 +16,7 @@ from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.distributed import World, connect
+from styleavatar3d.runtime.licences import stated_licences
 from styleavatar3d.runtime.random import generator as random_generator
 from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.runtime.storage import Storage
@@ -195,12 +196,16 @@ def publish_weights(storage: Storage, prior: StylePrior, card: str) -> None:
 
 
 def model_card(config: StyleSpaceConfig, prior: StylePrior, summary: dict[str, Any]) -> str:
-    """What the weights are, what they belong to, and how well held-out pairs are found again."""
+    """What the weights are, what they belong to, and how well held-out pairs are found again.
+
+    It passes on the licences that the generator's card states: every code comes from there.
+    """
+    licences = stated_licences(Storage.open(shipped(config.model.generator)))
     figures = "".join(f"- {name}: {value}\n" for name, value in summary.items() if isinstance(value, float))
     return f"""---
 library_name: styleavatar3d
 tags: [style-prior, avatar, machine-made]
-licence: Apache-2.0
+licences_of_training_data: {json.dumps(licences, ensure_ascii=False)}
 generator_sha256: {prior.generator_sha256}
 seed: {config.run.seed}
 config_hash: {config_hash(config)}

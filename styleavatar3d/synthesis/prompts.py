@@ -15,10 +15,11 @@ from typing import Any, NamedTuple
 import yaml
 
 from styleavatar3d.assets import assets
+from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.figures.looks import ATTRIBUTES, BACKGROUNDS, STYLES, Look, visible_attributes
 from styleavatar3d.shards.schema import mirror_words
 
-__all__ = ["Prompt", "compose", "mirror_words", "view_name", "view_words", "vocabulary", "words"]
+__all__ = ["Prompt", "compose", "mirror_words", "view_words", "vocabulary", "words"]
 
 _UNSAID = {"no", "none"}
 
@@ -32,15 +33,6 @@ class Prompt(NamedTuple):
 def wording() -> dict[str, Any]:
     """The parsed `data/prompts.yaml`."""
     return yaml.safe_load((assets() / "data" / "prompts.yaml").read_text(encoding="utf-8"))
-
-
-def view_name(yaw: float) -> str:
-    """Which of the eight sectors of 45 degrees `yaw` (degrees, any turn) falls into: "front", "front left", "left" ...
-
-    Half-open: a sector holds its lower edge, so every yaw has exactly one.
-    """
-    sector = ((yaw + 22.5) % 360.0) // 45.0 * 45.0
-    return next(name for name, view in wording()["views"].items() if view["yaw"] % 360 == sector)
 
 
 def view_words(yaw: float, pitch: float) -> str:

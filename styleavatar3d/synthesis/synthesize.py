@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import torch
 from pydantic import Field
 
-from styleavatar3d.camera.cameras import Camera
+from styleavatar3d.camera.cameras import Camera, view_name
 from styleavatar3d.config import RunConfig, Strict, save_config
 from styleavatar3d.errors import Stopped
 from styleavatar3d.figures.dress import build_figure
@@ -31,7 +31,7 @@ from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manife
 from styleavatar3d.shards.schema import Figure, Guidance, Model, Record
 from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.pipeline import PipelineConfig, Synthesizer, describe
-from styleavatar3d.synthesis.prompts import Prompt, compose, view_name
+from styleavatar3d.synthesis.prompts import Prompt, compose
 
 HEADS_LICENCE = "CC0-1.0"
 

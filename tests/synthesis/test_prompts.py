@@ -4,18 +4,27 @@ from dataclasses import replace
 
 import pytest
 
+from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.figures.looks import STYLES, Look, draw_look
-from styleavatar3d.synthesis.prompts import compose, mirror_words, view_name, vocabulary, words
+from styleavatar3d.synthesis.prompts import compose, mirror_words, vocabulary, words
 
 ALIEN = Look(kind="alien", skin="blue", glasses="round glasses", smile=True, hair="bob", hair_color="red")
 
 
 def test_a_prompt_says_style_kind_attributes_and_view():
     prompt = compose(ALIEN, "cartoon", 0.0, 20.0)
-    assert prompt.text.startswith("cartoon style avatar of a young alien woman, blue skin, red bob hair")
+    assert prompt.text.startswith("cartoon style avatar of an alien, blue skin, red bob hair")
     assert "round glasses, smiling" in prompt.text
     assert prompt.text.endswith("front view, from above")
     assert prompt.negative == "back view"
+
+
+def test_shirts_hats_and_backgrounds_are_said():
+    look = Look(shirt="turtleneck", shirt_color="red", hat="beanie")
+    text = compose(look, "toy", 0.0, 0.0, background="sunset").text
+    assert "wearing a beanie" in text and "red turtleneck, sunset background, front view" in text
+    assert "red shirt" in compose(look, "toy", 0.0, 0.0, drop={"shirt"}).text
+    assert "background" not in compose(look, "toy", 0.0, 0.0).text
 
 
 def test_the_back_view_hides_the_face_and_says_so():
