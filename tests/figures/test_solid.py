@@ -1,6 +1,7 @@
 """Figures are solid: nothing floats, nothing is hollow, and nothing pokes through what is worn over it."""
 
 from dataclasses import dataclass, replace
+from functools import cache
 
 import pytest
 import torch
@@ -39,6 +40,7 @@ class Seen:
     distance: torch.Tensor
 
 
+@cache
 def labels() -> torch.Tensor:
     return torch.stack([Camera.orbit(float(yaw), float(pitch)).label() for yaw, pitch in VIEWS])
 
