@@ -30,7 +30,7 @@ DEPTH_YAWS = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
 BUILDS, FACES = (0.15, 0.5, 0.85), 4
 """The heads tried on an avatar: its judged words, in every build, with this many faces."""
 SOLID = 0.95
-_BATCH = 25
+_BATCH, _UNTRAINED = 25, 500
 
 
 def distances(folder: Path, judge: Judge, samples: int, seed: int, data: str | None) -> dict[str, Any]:
@@ -40,7 +40,8 @@ def distances(folder: Path, judge: Judge, samples: int, seed: int, data: str | N
     generator = Generator.from_pretrained(str(folder / "generator"))
     torch.manual_seed(seed)
     untrained = Generator(generator.config).eval().requires_grad_(False)
-    pictures = {"generator": draw(generator, world.labels, seed), "untrained": draw(untrained, world.labels, seed)}
+    few = world.labels[:_UNTRAINED]
+    pictures = {"generator": draw(generator, world.labels, seed), "untrained": draw(untrained, few, seed)}
     if data is not None:
         pictures["synthesised"] = signed(shard_pictures(data, samples))
     real = features(clip, signed(world.images))

@@ -9,7 +9,8 @@ import pytest
 import tiny
 import torch
 
-from styleavatar3d.bench import evaluate, evaluate_generator, evaluate_prior
+from styleavatar3d.assets import assets
+from styleavatar3d.bench import evaluate, evaluate_diffusion, evaluate_generator, evaluate_prior
 from styleavatar3d.bench.fitting import figure_depth, fit_head, pearson
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
@@ -17,7 +18,7 @@ from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.looks import WORDS, Look
 from styleavatar3d.metrics.judge import Judge, Judgement
 
-SMALLEST = {"renders": 6, "pairs": 3, "samples": 4, "avatars": 1, "prompts": 2, "codes": 3, "retrieval": 2}
+SMALLEST = {"renders": 2, "pairs": 3, "samples": 3, "avatars": 1, "prompts": 1, "codes": 3, "retrieval": 2}
 NOTHING = dict.fromkeys(("renders", "pairs", "samples", "avatars", "prompts", "retrieval"), 0)
 
 
@@ -30,7 +31,11 @@ def folder(tmp_path: Path, diffusion: Path) -> Path:
     return tmp_path
 
 
-def test_every_table_is_filled(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_every_table_is_filled(
+    folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(evaluate_generator, "BUILDS", (0.5,))
+    monkeypatch.setattr(evaluate_generator, "FACES", 1)
     out = folder / "made" / "evaluate.json"
     result = evaluate.run(str(folder), out=str(out), **SMALLEST)
     assert result["diffusion"]["view"]["count"] == 3
@@ -108,3 +113,12 @@ def test_only_what_is_asked_counts_for_the_best_code() -> None:
     full = {name: words[0] for name, words in WORDS.items()}
     said = evaluate_prior.numbers([full | {"hair": "bob"}, full | {"hair": "long"}])
     assert evaluate_prior.right(asked, said).tolist() == [[0.5, 0.0], [0.0, 1.0]]
+
+
+def test_the_shipped_diffusion_model_follows_camera_and_caption() -> None:
+    folder = assets() / "data" / "miniature"
+    if not (folder / "evaluation.json").is_file():
+        pytest.skip("nothing was evaluated yet")
+    table = evaluate_diffusion.table(folder, Judge.from_pretrained(folder / "judge"), 24, seed=1)
+    assert table["view"]["share"] >= 0.7
+    assert table["attributes"]["share"] >= 1.7 * table["attributes"]["chance"]
