@@ -6,8 +6,8 @@ from dataclasses import dataclass
 STYLES = ("cartoon", "cel", "clay", "marble", "bronze", "low-poly", "voxel", "watercolour", "toy", "pencil")
 COLOURLESS_STYLES = ("marble", "bronze", "pencil")
 """Styles of one material, in which only shapes tell."""
-BACKGROUNDS = ("grey", "white", "blue", "green", "pink", "sunset", "night")
-"""The first is the plain one that everything is drawn on unless another is asked for."""
+BACKGROUNDS = ("grey", "white", "sunset", "night")
+"""Those that a prompt can name. The first is the plain one that everything is drawn on unless another is asked for."""
 
 HUMAN_SKINS = ("pale", "tan", "brown", "dark")
 SKINS = {

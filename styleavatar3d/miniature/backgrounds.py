@@ -8,10 +8,11 @@ from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import ramp
+from styleavatar3d.figures.looks import BACKGROUNDS
 
 GREY = 127 / 255
-NAMES = ("grey", "white", "sky", "studio", "sunset", "mint", "night")
-"""The first is the default everywhere: what the models of this world have seen."""
+NAMES = (*BACKGROUNDS, "sky", "studio", "mint")
+"""Those that prompts name, and some that only renders have."""
 
 
 @cache

@@ -23,7 +23,7 @@ from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import GuidedView, check_size, guided_views, to_uint8, where_covered
 from styleavatar3d.figures.heads import Figure
 from styleavatar3d.figures.keypoints import SURFACE, seen
-from styleavatar3d.figures.looks import ATTRIBUTES, HAIR_UNDER_HATS, SKINS, STYLES, Look, draw_look
+from styleavatar3d.figures.looks import ATTRIBUTES, BACKGROUNDS, HAIR_UNDER_HATS, SKINS, STYLES, Look, draw_look
 from styleavatar3d.figures.rasterize import rasterize
 from styleavatar3d.miniature.backgrounds import NAMES, paint
 from styleavatar3d.miniature.styles import VIEW_DEPENDENT_STYLES, outline, shade
@@ -108,9 +108,10 @@ def draw_cameras(seed: int, first: int, count: int) -> Float[Tensor, "count 25"]
 
 
 def draw_background(seed: int, index: int, share: float) -> str:
-    """What view number `index` is drawn on: one of the named backgrounds with a probability of `share`, or grey."""
+    """What view number `index` is drawn on: with a probability of `share` a background that prompts can name."""
     coin, which = uniform(seed, "background", index, 2).tolist()
-    return NAMES[1 + int(which * (len(NAMES) - 1))] if coin < share else NAMES[0]
+    plain, *others = BACKGROUNDS
+    return others[int(which * len(others))] if coin < share else plain
 
 
 def draw_style(seed: int, index: int) -> str:
