@@ -81,6 +81,42 @@ def test_the_figures_left_is_in_the_right_half_of_a_front_view():
     assert xy[0, 0, 0] > 0.5 and xy[0, 1, 1] < 0.5 and depth[0, 2] == pytest.approx(2.6, abs=1e-5)
 
 
+def test_slivers_flat_sides_and_corners_on_centres_are_covered_exactly():
+    """Against brute force: a pixel is covered when its centre is on the inner side of all three snapped edges."""
+    draws = torch.Generator().manual_seed(0)
+    corners = torch.randint(-64, 65, (60, 3, 2), generator=draws).float() / 32 * 0.2
+    corners[::3, 1, 1] = corners[::3, 0, 1]  # flat tops and bottoms
+    vertices = torch.cat([corners, torch.zeros(60, 3, 1)], 2)
+    centre = torch.stack(torch.meshgrid(*2 * [torch.arange(32) + 0.5], indexing="ij"), -1).flip(-1).double()
+    for triangle in vertices:
+        buffer = rasterize(triangle, torch.tensor([[0, 1, 2]]), LABELS[:1], 32)
+        xy = (project(triangle.double(), LABELS[:1].double())[0][0] * 32 * 256).round()
+        start, edge = xy, xy.roll(-1, 0) - xy
+        side = torch.stack(
+            [
+                e[0] * (centre[..., 1] * 256 - s[1]) - e[1] * (centre[..., 0] * 256 - s[0])
+                for e, s in zip(edge, start, strict=True)
+            ]
+        )
+        flat = edge[0, 0] * edge[1, 1] == edge[0, 1] * edge[1, 0]
+        inside = ((side >= 0).all(0) | (side <= 0).all(0)) & ~flat
+        assert torch.equal(buffer.depth()[0].isfinite(), inside)
+
+
+def test_blocks_hold_the_pixels_of_each_block():
+    vertices, faces = ball((0.05, 0.0, 0.1), 0.15, 10)
+    buffer = rasterize(vertices, faces, LABELS, 48)
+    picture = buffer.image(buffer.distance, 0.0)
+    mean = picture.view(3, 24, 2, 24, 2).mean((2, 4))
+    assert torch.allclose(buffer.blocks(buffer.distance, 2, 0.0).mean(0), mean, atol=1e-6)
+
+
+def test_faces_tell_whether_they_are_seen_from_behind():
+    vertices, faces = torch.tensor([[-0.2, -0.2, 0.0], [0.2, -0.2, 0.0], [0.0, 0.2, 0.0]]), torch.tensor([[0, 1, 2]])
+    assert not rasterize(vertices, faces, LABELS[:1], 32).behind.any()
+    assert rasterize(vertices, faces, LABELS[2:], 32).behind.all()
+
+
 def test_a_mesh_behind_the_camera_is_not_drawn():
     vertices, faces = ball((0.0, 0.0, 5.0), 0.2, 6)
     assert len(rasterize(vertices, faces, LABELS[:1], 32).pixel) == 0

@@ -7,11 +7,13 @@ from styleavatar3d.camera.cameras import Camera, yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.heads import HAIR, SHIRT, SKIN
-from styleavatar3d.figures.looks import STYLES, Look
-from styleavatar3d.miniature import paint
+from styleavatar3d.figures.looks import ATTRIBUTES, BACKGROUNDS, STYLES, Look
+from styleavatar3d.miniature import palette
+from styleavatar3d.miniature.backgrounds import paint as backdrop_of
 from styleavatar3d.miniature.renders import (
-    BACKGROUND,
     NO_PART,
+    _every_word,
+    draw_background,
     draw_cameras,
     fingerprint,
     render_dataset,
@@ -35,7 +37,7 @@ def mean_color(view, part):
 def test_a_view_is_what_it_says(figure, style):
     view = render_view(figure, style, Camera.orbit(20.0, 5.0))
     assert view.image.shape == (64, 64, 3) and view.image.dtype == torch.uint8
-    assert (view.image[view.mask == 0] == BACKGROUND).all()
+    assert (view.image[view.mask == 0] == 127).all()
     assert 0.2 < (view.mask > 0).float().mean() < 0.8
     assert torch.equal(view.parts != NO_PART, view.mask > 0)
     assert torch.equal(view.depth.isfinite(), view.mask > 0)
@@ -75,6 +77,27 @@ def test_the_same_call_gives_the_same_bytes_alone_or_in_a_batch(figure):
         assert torch.equal(view.image, render_view(figure, "cel", camera).image)
 
 
+def test_a_background_stands_behind_the_figure_and_changes_nothing_else(figure):
+    plain = render_view(figure, "clay", Camera.orbit(30.0))
+    before = render_view(figure, "clay", Camera.orbit(30.0), background="sunset")
+    assert torch.equal(plain.image[plain.mask == 255], before.image[plain.mask == 255])
+    backdrop = (backdrop_of("sunset", 64) * 255).round().to(torch.uint8)
+    assert torch.equal(before.image[plain.mask == 0], backdrop[plain.mask == 0])
+    assert torch.equal(plain.mask, before.mask) and torch.equal(plain.guidance.depth_rgb, before.guidance.depth_rgb)
+
+
+def test_only_ink_belongs_to_the_picture(figure):
+    assert render_view(figure, "cel", Camera.orbit(0.0)).view_dependent
+    assert not any(render_view(figure, style, Camera.orbit(0.0)).view_dependent for style in ("clay", "pencil"))
+
+
+def test_sheets_seen_from_behind_turn_their_normals_to_the_viewer(figure):
+    camera = Camera.orbit(170.0)
+    view = render_view(figure, "clay", camera)
+    towards = (view.normals @ torch.nn.functional.normalize(camera.position, dim=0))[view.mask == 255]
+    assert (towards > -0.2).float().mean() > 0.99
+
+
 def test_unknown_style_is_an_error(figure):
     with pytest.raises(StyleAvatarError, match="unknown style"):
         render_view(figure, "oil", Camera.orbit(0.0))
@@ -109,6 +132,28 @@ def test_a_dataset_is_the_same_however_it_is_rendered(tmp_path, monkeypatch):
         assert torch.equal(first[name], again[name]) and torch.equal(first[name], longer[name][:10])
 
 
+def test_backgrounds_are_drawn_and_landmarks_told_when_asked(monkeypatch):
+    monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 2)
+    arguments = {"count": 6, "size": 32, "supersample": 1}
+    plain, some = render_dataset(**arguments), render_dataset(**arguments, backgrounds=0.5, landmarks=True)
+    assert plain["backgrounds"] == ["grey"] * 6 and "landmarks" not in plain
+    drawn = torch.tensor([name != "grey" for name in some["backgrounds"]])
+    assert 0 < drawn.sum() < 6
+    empty = (plain["mask"] == 0).expand(-1, 3, -1, -1)
+    for view in range(6):
+        same = torch.equal(plain["image"][view][empty[view]], some["image"][view][empty[view]])
+        assert same != drawn[view]
+    count = some["landmarks"].shape[1]
+    assert some["landmarks"].shape == (6, count, 2) and some["landmarks_visible"].shape == (6, count)
+    inside = some["landmarks"][some["landmarks_visible"]].round().long().clamp(0, 31)
+    assert some["landmarks_visible"].any() and (inside >= 0).all()
+
+
+def test_the_share_of_backgrounds_is_kept():
+    drawn = [draw_background(3, index, 0.25) for index in range(400)]
+    assert 0.18 < sum(name != NAMES[0] for name in drawn) / 400 < 0.32 and set(drawn) == set(BACKGROUNDS)
+
+
 def test_worker_processes_render_the_same_bytes(tmp_path, monkeypatch):
     monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 2)
     arguments = {"count": 4, "size": 16, "supersample": 1, "views_per_figure": 1}
@@ -121,12 +166,46 @@ def test_a_cache_is_named_by_what_is_drawn(monkeypatch):
     before = fingerprint()
     fingerprint.cache_clear()
     assert fingerprint() == before
-    monkeypatch.setitem(paint.HAIR_COLORS, "blonde", (0.5, 0.5, 0.5))
+    monkeypatch.setitem(palette.HAIR_COLORS, "blonde", (0.5, 0.5, 0.5))
     fingerprint.cache_clear()
     assert fingerprint() != before
     fingerprint.cache_clear()
 
 
+def test_the_fingerprint_wears_every_word():
+    looks = _every_word()
+    for name, words in ATTRIBUTES.items():
+        worn = {getattr(look, name) for look in looks}
+        assert worn == set(words) or (name == "smile" and worn == {True, False}), name
+
+
 def test_nothing_to_render_is_an_error():
     with pytest.raises(StyleAvatarError, match="nothing to render"):
         render_dataset(0)
+    with pytest.raises(StyleAvatarError, match="nothing to render"):
+        render_dataset(3, backgrounds=1.5)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_a_gpu_that_is_not_there_is_an_error():
+    with pytest.raises(StyleAvatarError, match="no GPU"):
+        render_dataset(3, device="cuda")
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("style", STYLES)
+def test_cuda_draws_what_the_cpu_draws(style):
+    labels = draw_cameras(0, 0, 3)
+    here = render_views(build_figure(LOOK), style, labels)
+    there = render_views(build_figure(LOOK, "cuda"), style, labels)
+    for ours, theirs in zip(here, there, strict=True):
+        assert torch.equal(ours.mask, theirs.mask.cpu()) and torch.equal(ours.parts, theirs.parts.cpu())
+        assert (ours.image.int() - theirs.image.cpu().int()).abs().float().mean() < 0.05
+        assert torch.equal(ours.guidance.visible, theirs.guidance.visible.cpu())
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_cuda_gives_the_same_bytes_again(monkeypatch):
+    monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 2)
+    first, again = (render_dataset(6, landmarks=True, device="cuda") for _ in range(2))
+    assert all(torch.equal(first[name], again[name]) for name in first if isinstance(first[name], torch.Tensor))
