@@ -213,21 +213,57 @@ def view(glb: str, out: str = "") -> Result:
 
 
 def evaluate(
-    model: str = "", pairs: int = 200, samples: int = 1000, retrieval: int = 100, seed: int = 0, data: str = ""
+    model: str = "",
+    full: bool = False,
+    renders: int | None = None,
+    pairs: int | None = None,
+    samples: int | None = None,
+    avatars: int | None = None,
+    prompts: int | None = None,
+    codes: int | None = None,
+    retrieval: int | None = None,
+    seed: int = 0,
+    data: str = "",
+    out: str = "",
 ) -> Result:
-    """Tables of view and attribute accuracy, generator distance and picture retrieval, by the separate judge.
+    """What the weights can do, by a judge that nothing else uses: views, attributes, distances, solidity, retrieval.
 
     Args:
         model: pipeline folder (default: the shipped weights)
+        full: at the sizes of the results page, half an hour; the amounts below change single ones, 0 skips a table
+        renders: held-out renders on which the judge itself is tried
         pairs: held-out (caption, camera) pairs for the diffusion model
         samples: generator samples for the Frechet distance
+        avatars: avatars seen from eight sides, and compared with a fitted head
+        prompts: prompts whose avatars are compared with the best of random codes
+        codes: how many random codes
         retrieval: pictures among which the right avatar has to be found
         seed: seed of the held-out world
-        data: shards the generator is compared with (default: held-out renders)
+        data: shards that the generator learned from: their own distance stands beside the generator's
+        out: JSON file to write
     """
     from styleavatar3d.bench.evaluate import run
 
-    return run(model=model or None, pairs=pairs, samples=samples, retrieval=retrieval, seed=seed, data=data or None)
+    return run(
+        model=model or None, full=full, seed=seed, data=data or None, out=out or None, renders=renders, pairs=pairs,
+        samples=samples, avatars=avatars, prompts=prompts, codes=codes, retrieval=retrieval,
+    )  # fmt: skip
+
+
+def results(data: str = "data/miniature", page: str = "docs/results.md", logs: tuple[str, ...] = ()) -> Result:
+    """Write the results page from evaluation.json, training.json and curves.json beside the weights.
+
+    Args:
+        data: folder of the weights
+        page: page to write
+        logs: runs whose logs become curves.json first, as stage=folder; without any, curves.json stays
+    """
+    from styleavatar3d.bench import curves
+    from styleavatar3d.bench.results import write
+
+    if logs:
+        curves.collect(curves.parse_runs(logs), f"{data}/curves.json")
+    return write(data, page)
 
 
 def bench(table: str, repeats: int = 5) -> Result:
@@ -260,6 +296,7 @@ VERBS: dict[str, Callable[..., Result]] = {
     "export": export,
     "view": view,
     "evaluate": evaluate,
+    "results": results,
     "bench": bench,
     "doctor": doctor,
 }

@@ -1,7 +1,7 @@
 """Training curves: the logs of runs, thinned to a few kilobytes that are kept with the weights, and drawn as SVG."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,14 @@ def collect(runs: Mapping[str, str], out: str | Path) -> dict[str, Any]:
     curves = {stage: thin(read_log(folder)) for stage, folder in runs.items()}
     Path(out).write_text(json.dumps(curves, separators=(",", ":")) + "\n")
     return {"curves": str(out), "stages": list(curves)}
+
+
+def parse_runs(texts: Sequence[str]) -> dict[str, str]:
+    """["clip=runs/miniature/clip"] -> stage and folder. Raises StyleAvatarError for anything else."""
+    runs = dict(text.split("=", 1) for text in texts if "=" in text)
+    if wrong := [text for text in texts if not all(text.partition("="))]:
+        raise StyleAvatarError("this names no run", got=", ".join(wrong), expected="STAGE=FOLDER")
+    return runs
 
 
 def read_log(folder: str) -> list[dict[str, float]]:
