@@ -15,6 +15,7 @@ from styleavatar3d.camera.cameras import yaw_pitch
 from styleavatar3d.figures.looks import Look
 from styleavatar3d.miniature.captions import caption
 from styleavatar3d.miniature.config import MiniatureConfig
+from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import generator, key
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
@@ -73,6 +74,11 @@ class Pictures:
             for place, (index, sign) in enumerate(zip(indices.tolist(), turn, strict=True))
         ]
 
+    def to(self, device: torch.device) -> "Pictures":
+        """The pictures on a device; cameras stay, as captions read them one by one."""
+        moved = {name: getattr(self, name).to(device) for name in ("image", "depth", "keypoints")}
+        return replace(self, **moved)
+
     def batch(self, indices: Int[Tensor, "batch"]) -> Float[Tensor, "batch 3 height width"]:
         """Pictures in [-1, 1]."""
         return self.image[indices].float() / 127.5 - 1
@@ -106,7 +112,7 @@ def _rendered(config: MiniatureConfig, count: int, seed: int, landmarks: bool = 
     return render_dataset(
         count, seed, workers=config.data.workers, views_per_figure=config.data.views,
         backgrounds=config.data.backgrounds, landmarks=landmarks, progress=_show,
-        cache=Storage.open(config.run.out).local_path("renders"),
+        cache=Storage.open(config.run.out).local_path("renders"), device=default_device().type,
     )
 
 

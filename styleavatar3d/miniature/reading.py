@@ -29,7 +29,8 @@ def degrade(images: Float[Tensor, "batch 3 64 64"], seed: int, step: int) -> Flo
     blurred = F.avg_pool2d(F.pad(images, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
     blots = F.interpolate(torch.randn(count, 3, 16, 16, generator=source), scale_factor=4.0, mode="bilinear")
     noise = 0.06 * fine * torch.randn(images.shape, generator=source) + 0.08 * blotted * blots
-    return torch.lerp(images, blurred, soft) * contrast + tint + noise
+    soft, contrast, stains = (part.to(images.device) for part in (soft, contrast, tint + noise))
+    return torch.lerp(images, blurred, soft) * contrast + stains
 
 
 def shift(seed: int, step: int) -> tuple[int, int]:
@@ -83,6 +84,7 @@ def reading_scores(
     Median and 90th percentile of the yaw's error in degrees; the shares that are right of four-way views, of faces
     (probability over one half, where clear), of all visible attributes together and of each.
     """
+    yaw, face = yaw.cpu(), face.cpu()
     error = ((yaw - true_yaw + 180) % 360 - 180).abs()
     faces = ((face > 0.5) == (true_yaw.abs() <= FACE_TO))[face_is_clear(true_yaw)]
     right: dict[str, list[bool]] = {}

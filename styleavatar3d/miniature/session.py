@@ -28,10 +28,13 @@ class Session:
     """
 
     def __init__(self, name: str, network: Any, recipe: StageConfig, config: MiniatureConfig, world: World):
+        network = network.to(world.device)
         self.name, self.network, self.recipe, self.config, self.world = name, network, recipe, config, world
         self.average: Any = copy.deepcopy(network).requires_grad_(False)
         self.parameters: list[Tensor] = list(network.parameters())
-        self.optimizer = torch.optim.AdamW(self.parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01)
+        self.optimizer = torch.optim.AdamW(
+            self.parameters, recipe.learning_rate, betas=(0.9, 0.98), weight_decay=0.01, fused=True
+        )
         self.storage = Storage.open(f"{config.run.out}/{name}")
         self.checkpoints = Checkpoints(self.storage)
         self.images, self.cpu_seconds = 0, 0.0
@@ -68,7 +71,8 @@ class Session:
 
     def spent(self) -> dict[str, int]:
         """Pictures seen, and CPU seconds of all processes; every process has to ask."""
-        seconds = self.world.average(torch.tensor(self.cpu_seconds, dtype=torch.float64)) * self.world.size
+        own = torch.tensor(self.cpu_seconds, dtype=torch.float64, device=self.world.device)
+        seconds = self.world.average(own) * self.world.size
         return {"images": self.images, "cpu_seconds": round(seconds.item())}
 
     def learn(self, loss: Tensor, **values: Tensor | float) -> None:

@@ -50,10 +50,10 @@ def train(config: MiniatureConfig) -> dict[str, Any]:
     """
     world = connect(config.train.threads)
     storage = Storage.open(config.run.out)
-    pictures, held_out = render(config)
+    pictures, held_out = (part.to(world.device) for part in render(config))
     summary: dict[str, Any] = {}
     for stage in [name for name in STAGES if name in config.train.stages]:
-        own = OWN_RENDERS[stage](config) if stage in OWN_RENDERS else pictures
+        own = OWN_RENDERS[stage](config).to(world.device) if stage in OWN_RENDERS else pictures
         summary[stage] = STAGES[stage](config, own, held_out, world)
         if world.main:
             storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())

@@ -47,15 +47,16 @@ def train_clip(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, 
     tokenizer = tokenizer_for(config)
     network = GuidedClip(build_clip(config.model, tokenizer), config.model.embedding)
     session = Session("clip", network, recipe, config, world)
+    device = world.device
     targets = attribute_targets(pictures, WORDS) | {"view": view_targets(pictures)}
 
     for step in session.steps():
         indices = draw_indices(len(pictures), recipe.batch, seed, "clip", step)
         mirrored = coin(recipe.batch, 0.5, seed, "clip mirror", step)
         images = pictures.batch(indices)
-        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        known = {name: mirror_target(name, target[indices], mirrored) for name, target in targets.items()}
-        tokens = tokenize(tokenizer, pictures.captions(indices, seed, step, mirrored))
+        images = torch.where(mirrored.to(device)[:, None, None, None], images.flip(3), images)
+        known = {name: mirror_target(name, target[indices], mirrored).to(device) for name, target in targets.items()}
+        tokens = tokenize(tokenizer, pictures.captions(indices, seed, step, mirrored)).to(device)
         with session.autocast:
             out = network.clip(input_ids=tokens, pixel_values=images)
         image, text = out.image_embeds.float(), out.text_embeds.float()
@@ -72,7 +73,7 @@ def contrastive_loss(
 ) -> Tensor:
     """Symmetric InfoNCE of unit embeddings."""
     logits = log_scale.clamp(max=4.0).exp() * image @ text.T
-    own = torch.arange(len(image))
+    own = torch.arange(len(image), device=image.device)
     return (F.cross_entropy(logits, own) + F.cross_entropy(logits.T, own)) / 2
 
 
@@ -105,6 +106,6 @@ def tokenize(tokenizer: Any, texts: list[str]) -> Int[Tensor, "batch tokens"]:
 def retrieval(clip: Any, tokenizer: Any, pictures: Pictures, seed: int) -> float:
     """Share of captions whose nearest picture among these is their own."""
     everyone = torch.arange(len(pictures))
-    tokens = tokenize(tokenizer, pictures.captions(everyone, seed, -1))
+    tokens = tokenize(tokenizer, pictures.captions(everyone, seed, -1)).to(clip.device)
     out = clip(input_ids=tokens, pixel_values=pictures.batch(everyone))
-    return round((out.logits_per_text.argmax(1) == everyone).float().mean().item(), 3)
+    return round((out.logits_per_text.argmax(1).cpu() == everyone).float().mean().item(), 3)

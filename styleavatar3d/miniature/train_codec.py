@@ -30,7 +30,7 @@ def train_codec(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
     """Train or resume; returns images, cpu-seconds and the PSNR in dB of held-out pictures."""
     recipe, seed = config.train.codec, config.run.seed
     torch.manual_seed(seed)
-    codec = build_codec(config.model).to(memory_format=torch.channels_last)
+    codec = build_codec(config.model).to(world.device, memory_format=torch.channels_last)
     codec.encoder.requires_grad_(False)
     set_transform(codec, pictures.batch(torch.arange(len(pictures))[:: max(1, len(pictures) // FITTED)]))
     session = Session("codec", codec, recipe, config, world)
@@ -38,7 +38,8 @@ def train_codec(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
     for step in session.steps():
         indices = draw_indices(len(pictures), recipe.batch, seed, "codec", step)
         images = pictures.batch(indices)
-        images = torch.where(coin(recipe.batch, 0.5, seed, "mirror", step)[:, None, None, None], images.flip(3), images)
+        mirrored = coin(recipe.batch, 0.5, seed, "mirror", step).to(world.device)
+        images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
         images = images.contiguous(memory_format=torch.channels_last)
         with torch.no_grad():
             latents = disturb(codec.encode(images).latents, seed, step)
@@ -89,7 +90,7 @@ def disturb(latents: Float[Tensor, "batch channels 16 16"], seed: int, step: int
     """Latents with noise of up to `NOISE`, as much for all numbers of one picture."""
     source = generator(seed, "codec noise", step)
     strength = NOISE / LATENT_SCALE * torch.rand(len(latents), 1, 1, 1, generator=source)
-    return latents + strength * torch.randn(latents.shape, generator=source)
+    return latents + (strength * torch.randn(latents.shape, generator=source)).to(latents.device)
 
 
 def gradient(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "numbers"]:

@@ -54,7 +54,7 @@ class Denoiser(nn.Module):
         residuals = []
         for kind, controlnet in self.controlnets.items():
             down, mid = controlnet(noisy, time, text, guides[kind], return_dict=False)
-            keep = used[kind].to(mid.dtype)[:, None, None, None]
+            keep = used[kind].to(mid)[:, None, None, None]
             residuals.append([keep * residual for residual in (*down, mid)])
         *down, mid = [sum(one[1:], one[0]) for one in zip(*residuals, strict=True)]
         return self.unet(
@@ -89,7 +89,7 @@ def _train(
 ) -> dict[str, Any]:
     """Train or resume; returns images, cpu-seconds and the error of the velocity on held-out pictures."""
     recipe, seed = getattr(config.train, stage), config.run.seed
-    frozen = Frozen(config)
+    frozen = Frozen(config, world.device)
     latents = frozen.latents(pictures)
     session = Session(stage, denoiser, recipe, config, world)
     share = world.share(recipe.batch)
@@ -113,18 +113,18 @@ def _train(
 class Frozen:
     """What the diffusion is trained on top of: text tower, codec, noise schedule."""
 
-    def __init__(self, config: MiniatureConfig):
-        self.config, self.tokenizer = config, tokenizer_for(config)
+    def __init__(self, config: MiniatureConfig, device: torch.device):
+        self.config, self.tokenizer, self.device = config, tokenizer_for(config), device
         guided = trained("clip", GuidedClip(build_clip(config.model, self.tokenizer), config.model.embedding), config)
-        self.clip = guided.clip
+        self.clip = guided.clip.to(device)
         self.tower = text_tower(self.clip)
-        self.codec = trained("codec", build_codec(config.model), config).to(memory_format=torch.channels_last)
+        self.codec = trained("codec", build_codec(config.model), config).to(device, memory_format=torch.channels_last)
         self.alphas = build_scheduler().alphas_cumprod
 
     @torch.no_grad()
     def text(self, captions: list[str]) -> Float[Tensor, "batch tokens width"]:
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            return self.tower(tokenize(self.tokenizer, captions)).last_hidden_state.float()
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
+            return self.tower(tokenize(self.tokenizer, captions).to(self.device)).last_hidden_state.float()
 
     def latents(self, pictures: Pictures) -> Float[Tensor, "count channels rows columns"]:
         """Latents of all pictures; those of pictures smaller than the codec's own are brought to its spread."""
@@ -137,10 +137,10 @@ class Frozen:
         """Noisy latents, the velocity to predict (arXiv:2202.00512, eq. 2 in appendix D) and the times."""
         source = generator(seed, "diffusion noise", draw)
         time = draw_times(len(latents), len(self.alphas), source)
-        noise = torch.randn(latents.shape, generator=source)
-        signal = self.alphas[time].sqrt()[:, None, None, None]
-        amount = (1 - self.alphas[time]).sqrt()[:, None, None, None]
-        return (signal * latents + amount * noise), (signal * noise - amount * latents), time
+        noise = torch.randn(latents.shape, generator=source).to(self.device)
+        kept = self.alphas[time].to(self.device)[:, None, None, None]
+        signal, amount = kept.sqrt(), (1 - kept).sqrt()
+        return (signal * latents + amount * noise), (signal * noise - amount * latents), time.to(self.device)
 
 
 def draw_times(count: int, times: int, source: torch.Generator) -> Int[Tensor, "count"]:
@@ -171,6 +171,6 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
 
 def finished_pipeline(config: MiniatureConfig) -> tuple[Any, dict[str, Any]]:
     """The trained pipeline and its ControlNets, in fp32. Raises StyleAvatarError while a stage is missing."""
-    frozen = Frozen(config)
+    frozen = Frozen(config, torch.device("cpu"))
     denoiser = trained("diffusion", build_denoiser(config), config)
     return assemble(frozen.tokenizer, frozen.clip, frozen.codec, denoiser.unet), dict(denoiser.controlnets)

@@ -45,6 +45,10 @@ class Marked(NamedTuple):
             self.names.index("_".join(swap.get(part, part) for part in name.split("_"))) for name in self.names
         ]
 
+    def to(self, device: torch.device) -> "Marked":
+        """The pictures on a device; what is true of them stays."""
+        return self._replace(pictures=self.pictures.to(device))
+
     def part(self, start: int, stop: int) -> "Marked":
         which = slice(start, stop)
         return Marked(self.pictures.part(start, stop), self.landmarks[which], self.visible[which], self.names)
@@ -70,7 +74,8 @@ def train_estimators(config: MiniatureConfig, marked: Marked, held_out: Pictures
         with session.autocast:
             reading = estimator(images)
         losses = view_losses(reading, truth) | {"place": place_loss(reading, truth)}
-        said = [masked_cross_entropy(reading.words[name].float(), targets[name][indices]) for name in WORDS]
+        known = {name: target[indices].to(world.device) for name, target in targets.items()}
+        said = [masked_cross_entropy(reading.words[name].float(), known[name]) for name in WORDS]
         session.learn(torch.stack([*losses.values(), *said]).sum(), **losses, words=torch.stack(said).mean())
 
     own = marked.part(cut, len(marked.pictures))
@@ -95,15 +100,16 @@ def batch_of(
     images = marked.pictures.batch(indices).roll(moved, (2, 3))
     size, (down, right) = images.shape[-1], moved
     places = (marked.landmarks[indices] + torch.tensor([float(right), float(down)])) / size
-    visible, flip = marked.visible[indices], flipped[:, None]
+    visible, flip = marked.visible[indices], flipped[:, None].to(images.device)
     twins = places[:, marked.mirrored] * torch.tensor([-1.0, 1.0]) + torch.tensor([1.0, 0.0])
-    return Truth(
-        torch.where(flip[..., None, None], images.flip(3), images),
+    truth = (
         marked.pictures.yaw[indices] * (1 - 2 * flipped.float()),
         marked.pictures.pitch[indices],
-        torch.where(flip[..., None], twins, places),
-        torch.where(flip, visible[:, marked.mirrored], visible),
+        torch.where(flipped[:, None, None], twins, places),
+        torch.where(flipped[:, None], visible[:, marked.mirrored], visible),
     )
+    images = torch.where(flip[..., None, None], images.flip(3), images)
+    return Truth(images, *(part.to(images.device) for part in truth))
 
 
 def view_losses(reading: Reading, truth: Truth) -> dict[str, Float[Tensor, ""]]:
@@ -131,11 +137,11 @@ def estimate_renders(estimator: Estimator, pictures: Pictures, marked: Marked) -
     said = estimator.estimate(pictures.batch(torch.arange(len(pictures))))
     truth = truths(pictures.looks, pictures.styles, pictures.yaw)
     found = estimator.estimate(marked.pictures.batch(torch.arange(len(marked.pictures))))
-    distance = (found.landmarks - marked.landmarks).norm(dim=2)[marked.visible]
+    distance = (found.landmarks.cpu() - marked.landmarks).norm(dim=2)[marked.visible]
     return {
         "landmarks_px": round(distance.median().item(), 2) if len(distance) else 0.0,
-        "visible": round(((found.visible > 0.5) == marked.visible).float().mean().item(), 3),
-        "pitch_median": round((said.pitch - pictures.pitch).abs().median().item(), 2),
+        "visible": round(((found.visible.cpu() > 0.5) == marked.visible).float().mean().item(), 3),
+        "pitch_median": round((said.pitch.cpu() - pictures.pitch).abs().median().item(), 2),
         **reading_scores(said.yaw, said.words, said.face, pictures.yaw, truth),
     }
 

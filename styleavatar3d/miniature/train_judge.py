@@ -33,14 +33,15 @@ def train_judge(config: MiniatureConfig, pictures: Pictures, held_out: Pictures,
 
     for step in session.steps():
         indices = draw_indices(len(pictures), recipe.batch, seed, "judge", step)
-        mirrored = coin(recipe.batch, 0.5, seed, "judge mirror", step)
+        mirrored = coin(recipe.batch, 0.5, seed, "judge mirror", step).to(world.device)
         images = degrade(pictures.batch(indices).roll(shift(seed, step), (2, 3)), seed, step)
         images = torch.where(mirrored[:, None, None, None], images.flip(3), images)
-        yaw = turned[indices] * (1 - 2 * mirrored.float())
+        yaw = turned[indices].to(world.device) * (1 - 2 * mirrored.float())
         with session.autocast:
             logits = {name: numbers.float() for name, numbers in judge(images).items()}
         turn, face = F.cross_entropy(logits["yaw"], yaw_bins(yaw)), face_loss(logits["face"][:, 0], yaw)
-        words = sum(masked_cross_entropy(logits[name], targets[name][indices]) for name in WORDS)
+        known = {name: target[indices].to(world.device) for name, target in targets.items()}
+        words = sum(masked_cross_entropy(logits[name], known[name]) for name in WORDS)
         session.learn(3 * turn + 0.5 * face + words, turn=turn, face=face, words=words / len(WORDS))
 
     return {**session.spent(), **judge_renders(session.average.eval(), held_out)}

@@ -200,7 +200,7 @@ def model_card(config: StyleSpaceConfig, prior: StylePrior, summary: dict[str, A
 
     It passes on the licences that the generator's card states: every code comes from there.
     """
-    licences = stated_licences(Storage.open(shipped(config.model.generator)))
+    licences = stated_licences(Storage.open(shipped(config.data.generator)))
     figures = "".join(f"- {name}: {value}\n" for name, value in summary.items() if isinstance(value, float))
     return f"""---
 library_name: styleavatar3d
