@@ -6,15 +6,18 @@ import pytest
 import torch
 
 from styleavatar3d.encoders.tokenizer import build_tokenizer
-from styleavatar3d.miniature.models import MiniatureModels, build_clip, text_tower
+from styleavatar3d.miniature.models import GUIDES, MiniatureModels, build_clip, text_tower
 
 
 def test_stock_diffusers_loads_and_runs_the_folder(diffusion: Path) -> None:
-    from diffusers import StableDiffusionControlNetPipeline
+    from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
 
-    pipeline = StableDiffusionControlNetPipeline.from_pretrained(diffusion, local_files_only=True)
+    controlnets = [ControlNetModel.from_pretrained(diffusion / "controlnets" / kind) for kind in GUIDES]
+    pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+        diffusion, controlnet=controlnets, local_files_only=True
+    )
     pipeline.set_progress_bar_config(disable=True)
-    options = {"image": torch.rand(2, 3, 64, 64), "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
+    options = {"image": [torch.rand(2, 3, 64, 64)] * 2, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
     twice = [
         pipeline(["a blue alien", "an old man"], generator=torch.Generator().manual_seed(0), **options).images
         for _ in range(2)
@@ -56,10 +59,10 @@ def test_every_prompt_word_is_known() -> None:
     from styleavatar3d.figures.looks import STYLES, draw_look
     from styleavatar3d.synthesis.prompts import compose, vocabulary
 
-    tokenizer = build_tokenizer(vocabulary(), 56)
-    prompts = [compose(draw_look(0, i), STYLES[i % 4], 37.0 * i - 180, i % 40 - 15) for i in range(100)]
+    tokenizer = build_tokenizer(vocabulary(), MiniatureModels().tokens)
+    prompts = [compose(draw_look(0, i), STYLES[i % 10], 37.0 * i - 180, i % 40 - 15) for i in range(100)]
     assert not [word for prompt in prompts for word in unknown_words(tokenizer, prompt.text + " " + prompt.negative)]
-    assert max(len(tokenizer(prompt.text).input_ids) for prompt in prompts) <= 56
+    assert max(len(tokenizer(prompt.text).input_ids) for prompt in prompts) <= MiniatureModels().tokens
 
 
 def test_text_encoder_is_the_clip_text_tower() -> None:

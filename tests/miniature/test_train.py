@@ -174,9 +174,9 @@ def test_captions_say_only_what_can_be_seen_in_known_words() -> None:
     from styleavatar3d.encoders.tokenizer import build_tokenizer
     from styleavatar3d.synthesis.prompts import vocabulary
 
-    tokenizer = build_tokenizer(vocabulary(), 56)
+    tokenizer = build_tokenizer(vocabulary(), 48)
     for index in range(100):
-        look, style, yaw = draw_look(0, index), STYLES[index % 4], 23.0 * index % 360 - 180
+        look, style, yaw = draw_look(0, index), STYLES[index % 10], 23.0 * index % 360 - 180
         text = caption(look, style, yaw, 5.0, random.Random(index))
         assert set(unknown_words(tokenizer, text)) <= {"zzz"}
         seen = visible_attributes(look, style, yaw)

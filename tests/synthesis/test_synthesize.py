@@ -36,11 +36,12 @@ def test_records_tell_how_a_picture_was_made(config: SynthesisConfig):
     record = sample["json"]
     assert record["prompt"].startswith(f"{record['style']} style avatar of ") and record["negative"]
     assert record["models"][0]["sha256"] and record["figure"]["licence"] == "CC0-1.0" and record["config_hash"]
-    assert record["guidance"] == [{"kind": "hybrid", "scale": 1.0, "start": 0.0, "end": 1.0}]
+    assert [one["kind"] for one in record["guidance"]] == ["depth", "keypoints"]
+    assert record["guidance"][0] == {"kind": "depth", "scale": 1.0, "start": 0.0, "end": 1.0}
     scene = draw(config, 7)
     assert torch.equal(sample["label"], scene.camera.label())
     assert sample["image"].shape == (3, 64, 64) and sample["mask"].max() == 255
-    posed = dataset.guidance(7)["hybrid"].amax(0) > 0
+    posed = dataset.guidance(7)["depth"].amax(0) > 0
     assert (posed & (sample["mask"][0] > 0)).sum() > 0.9 * posed.sum()
     figures = [dataset[i]["json"]["figure"]["id"] for i in range(6)]
     assert figures == ["0/0"] * 3 + ["0/1"] * 3
