@@ -111,7 +111,7 @@ def evaluate(codec: Any, pictures: Pictures) -> float:
 
 
 @torch.no_grad()
-def encode_all(codec: Any, pictures: Pictures, batch: int = 50) -> Float[Tensor, "count channels 16 16"]:
+def encode_all(codec: Any, pictures: Pictures, batch: int = 50) -> Float[Tensor, "count channels rows columns"]:
     """The latents of all pictures as the diffusion sees them: their spread is about 1."""
     chunks = torch.arange(len(pictures)).split(batch)
     images = (pictures.batch(chunk).contiguous(memory_format=torch.channels_last) for chunk in chunks)

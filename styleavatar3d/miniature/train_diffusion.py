@@ -46,7 +46,7 @@ class Denoiser(nn.Module):
         self,
         noisy: Latents,
         time: Int[Tensor, "batch"],
-        text: Float[Tensor, "batch tokens width"],
+        text: Float[Tensor, "batch tokens features"],
         guides: dict[str, Float[Tensor, "batch 3 height width"]],
         used: dict[str, Bool[Tensor, "batch"]],
     ) -> Latents:

@@ -41,5 +41,5 @@ def test_baldness_hides_the_colour_of_hair_unless_a_beard_shows_it():
     assert "hair_color" not in visible_attributes(bearded, "cartoon", 180)
 
 
-def test_there_are_four_styles():
-    assert len(set(STYLES)) == 4
+def test_there_are_ten_styles_five_kinds_and_twelve_cuts():
+    assert len(set(STYLES)) == 10 and len(ATTRIBUTES["kind"]) == 5 and len(ATTRIBUTES["hair"]) == 12

@@ -1,6 +1,7 @@
 """The miniature pipeline is an ordinary diffusers folder, and its tokenizer an ordinary tokenizer."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,8 @@ def test_stock_diffusers_loads_and_runs_the_folder(diffusion: Path) -> None:
         diffusion, controlnet=controlnets, local_files_only=True
     )
     pipeline.set_progress_bar_config(disable=True)
-    options = {"image": [torch.rand(2, 3, 64, 64)] * 2, "num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
+    options: dict[str, Any] = {"num_inference_steps": 2, "guidance_scale": 3.0, "output_type": "pt"}
+    options["image"] = [torch.rand(2, 3, 64, 64)] * 2
     twice = [
         pipeline(["a blue alien", "an old man"], generator=torch.Generator().manual_seed(0), **options).images
         for _ in range(2)

@@ -17,6 +17,7 @@ from styleavatar3d.errors import ConfigError, StyleAvatarError
 from styleavatar3d.figures.looks import STYLES, draw_look, visible_attributes
 from styleavatar3d.miniature.captions import caption
 from styleavatar3d.miniature.config import MiniatureConfig
+from styleavatar3d.miniature.models import MiniatureModels
 from styleavatar3d.miniature.session import Session, learning_rate_factor
 from styleavatar3d.miniature.train import train
 from styleavatar3d.runtime.distributed import World
@@ -29,7 +30,8 @@ TINY = {
         "codec_width": 8, "codec_blocks": [1, 1, 1], "latent_channels": 4, "unet_channels": [16, 16, 16], "heads": 2,
     },
     "train": {
-        "precision": "fp32", "clip": STAGE, "codec": STAGE, "judge": STAGE, "estimators": STAGE, "diffusion": STAGE,
+        "precision": "fp32", "clip": STAGE, "codec": STAGE, "judge": STAGE, "estimators": STAGE, "coarse": STAGE,
+        "diffusion": STAGE,
     },
 }  # fmt: skip
 
@@ -79,16 +81,56 @@ def test_what_is_done_is_not_done_again(trained_run: Path) -> None:
     assert {path: path.read_text() for path in records} == records
 
 
-def test_latents_are_standardised_inside_the_codec(trained_run: Path) -> None:
+def test_the_codec_is_the_principal_components_of_patches_at_the_spread_of_noise(trained_run: Path) -> None:
+    from styleavatar3d.miniature.models import LATENT_SCALE, build_codec
     from styleavatar3d.miniature.pictures import render
-    from styleavatar3d.miniature.train_codec import encode_all
-    from styleavatar3d.miniature.train_diffusion import Frozen
+    from styleavatar3d.miniature.train_codec import encode_all, set_transform
 
-    config = config_in(trained_run)
-    pictures, _ = render(config)
-    latents = encode_all(Frozen(config, pictures).codec, pictures)
-    assert torch.allclose(latents.mean((0, 2, 3)), torch.zeros(4), atol=1e-4)
-    assert torch.allclose(latents.std((0, 2, 3)), torch.ones(4), atol=1e-3)
+    pictures, _ = render(config_in(trained_run))
+    whole = build_codec(MiniatureModels(latent_channels=48, codec_width=8, codec_blocks=(1, 1, 1)))
+    images = pictures.batch(torch.arange(len(pictures)))
+    set_transform(whole, images)
+    latents = encode_all(whole, pictures)
+    assert latents.std().item() == pytest.approx(1, abs=0.02) and latents.mean().abs() < 0.02
+    spread = latents.std((0, 2, 3))
+    assert (spread.diff() <= 1e-4).all() and spread[0] > 5 * spread[-1]
+    numbers = latents.movedim(1, -1).reshape(-1, 48) / LATENT_SCALE
+    covariance = numbers.T @ numbers / len(numbers)
+    assert torch.allclose(covariance, covariance.diagonal().diag(), atol=1e-3), "components are not independent"
+    assert torch.linalg.matrix_rank(covariance) > 40, "a transform to 48 numbers loses nothing of 48"
+
+
+def test_coarse_pictures_are_half_as_large_and_mean_the_same(trained_run: Path) -> None:
+    from styleavatar3d.miniature.pictures import render
+
+    pictures, _ = render(config_in(trained_run))
+    half = pictures.halved()
+    assert half.image.shape[-1] * 2 == pictures.image.shape[-1] and half.looks == pictures.looks
+    assert (half.image.float().mean() - pictures.image.float().mean()).abs() < 0.5
+    assert half.guides(torch.tensor([0]))["depth"].shape == (1, 3, 32, 32)
+
+
+def test_times_are_dense_where_noise_outweighs_signal() -> None:
+    from styleavatar3d.miniature.train_diffusion import draw_times
+
+    times = draw_times(20_000, 1000, torch.Generator().manual_seed(0))
+    assert times.min() >= 0 and times.max() <= 999
+    assert 0.6 < (times > 500).float().mean() < 0.75 and 0.04 < (times > 950).float().mean() < 0.08
+
+
+def test_a_controlnet_that_is_not_used_is_as_if_it_were_not_there(trained_run: Path) -> None:
+    from styleavatar3d.miniature.models import GUIDES
+    from styleavatar3d.miniature.train_diffusion import build_denoiser
+
+    denoiser = build_denoiser(config_in(trained_run)).eval()
+    for parameter in denoiser.parameters():
+        torch.nn.init.normal_(parameter, std=0.1)
+    noisy, time, text = torch.randn(2, 4, 16, 16), torch.tensor([5, 900]), torch.randn(2, 8, 16)
+    guides = {kind: torch.rand(2, 3, 64, 64) for kind in GUIDES}
+    used = {"depth": torch.tensor([True, True]), "keypoints": torch.tensor([True, False])}
+    before = denoiser(noisy, time, text, guides, used)
+    after = denoiser(noisy, time, text, guides | {"keypoints": torch.rand(2, 3, 64, 64)}, used)
+    assert not torch.allclose(before[0], after[0]) and torch.allclose(before[1], after[1])
 
 
 def test_another_recipe_does_not_resume(trained_run: Path) -> None:
@@ -96,8 +138,8 @@ def test_another_recipe_does_not_resume(trained_run: Path) -> None:
         train(config_in(trained_run, "--train.stages", "codec", "--train.codec.learning_rate", "0.01"))
 
 
-def test_diffusion_needs_clip_and_codec(folder: Path) -> None:
-    with pytest.raises(StyleAvatarError, match="'clip' has to be done first"):
+def test_diffusion_needs_what_comes_before_it(folder: Path) -> None:
+    with pytest.raises(StyleAvatarError, match="'coarse' has to be done first"):
         train(config_in(folder, "--train.stages", "diffusion"))
 
 
