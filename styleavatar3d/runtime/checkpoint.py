@@ -96,13 +96,21 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 
 
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
-    """Put back what `optimizer_tensors` took."""
+    """Put back what `optimizer_tensors` took, in the memory layout of the parameters.
+
+    The fused CPU optimizers walk through parameter, gradient and state side by side and do not look at strides: state of
+    another layout would be mixed up without a word.
+    """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():
         if key.startswith(f"{prefix}."):
             index, name = key[len(prefix) + 1 :].split(".")
             state.setdefault(int(index), {})[name] = tensor
     optimizer.load_state_dict({"state": state, "param_groups": optimizer.state_dict()["param_groups"]})
+    for parameter, numbers in optimizer.state.items():
+        for name, tensor in numbers.items():
+            if tensor.shape == parameter.shape:
+                numbers[name] = torch.empty_like(parameter).copy_(tensor)
 
 
 class StopSignal:

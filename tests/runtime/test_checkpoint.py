@@ -111,3 +111,20 @@ def test_no_pickle_is_written(tmp_path):
     checkpoints(tmp_path).save(1, weights(1), {"a": [1, 2]})
     assert {p.suffix for p in tmp_path.rglob("*") if p.is_file()} == {".safetensors", ".json"}
     assert json.loads((tmp_path / "checkpoints/000000000001/state.json").read_text())["scalars"] == {"a": [1, 2]}
+
+
+def test_a_fused_optimizer_goes_on_in_the_layout_of_its_parameters():
+    def trained(interrupted: bool) -> torch.Tensor:
+        draw = torch.Generator().manual_seed(0)
+        weight = torch.nn.Parameter(torch.randn(8, 6, 3, 3, generator=draw).contiguous(memory_format=torch.channels_last))
+        optimizer = torch.optim.AdamW([weight], 0.01, fused=True)
+        for step in range(6):
+            if interrupted and step == 3:
+                saved = optimizer_tensors(optimizer, "o")
+                optimizer = torch.optim.AdamW([weight], 0.01, fused=True)
+                load_optimizer(optimizer, {name: tensor.contiguous() for name, tensor in saved.items()}, "o")
+            weight.grad = torch.randn(weight.shape, generator=draw).contiguous(memory_format=torch.channels_last)
+            optimizer.step()
+        return weight.detach()
+
+    assert torch.equal(trained(False), trained(True))
