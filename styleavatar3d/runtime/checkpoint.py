@@ -98,8 +98,8 @@ def optimizer_tensors(optimizer: torch.optim.Optimizer, prefix: str) -> dict[str
 def load_optimizer(optimizer: torch.optim.Optimizer, tensors: dict[str, Tensor], prefix: str) -> None:
     """Put back what `optimizer_tensors` took, in the memory layout of the parameters.
 
-    The fused CPU optimizers walk through parameter, gradient and state side by side and do not look at strides: state of
-    another layout would be mixed up without a word.
+    The fused CPU optimizers walk through parameter, gradient and state side by side and do not look at strides: state
+    of another layout would be mixed up without a word.
     """
     state: dict[int, dict[str, Tensor]] = {}
     for key, tensor in tensors.items():

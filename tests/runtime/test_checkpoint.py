@@ -116,7 +116,8 @@ def test_no_pickle_is_written(tmp_path):
 def test_a_fused_optimizer_goes_on_in_the_layout_of_its_parameters():
     def trained(interrupted: bool) -> torch.Tensor:
         draw = torch.Generator().manual_seed(0)
-        weight = torch.nn.Parameter(torch.randn(8, 6, 3, 3, generator=draw).contiguous(memory_format=torch.channels_last))
+        start = torch.randn(8, 6, 3, 3, generator=draw)
+        weight = torch.nn.Parameter(start.contiguous(memory_format=torch.channels_last))
         optimizer = torch.optim.AdamW([weight], 0.01, fused=True)
         for step in range(6):
             if interrupted and step == 3:
