@@ -26,7 +26,7 @@ PROMPTS = (
     "cel style smiling man with a pink mohawk and sunglasses",
 )
 LEGS = ("guidance", "miniature", "synthesis", "generator", "style space", "avatars", "page")
-PARTS = ("diffusion", "clip", "judge", "generator", "stylespace")
+PARTS = ("diffusion", "clip", "judge", "estimators", "generator", "stylespace")
 SHIPPED = "data/miniature"
 
 
@@ -106,7 +106,7 @@ def train_miniature(road: Road) -> None:
 
     with road.leg("miniature", "diffusion model and encoder, trained here"):
         train(road.config(MiniatureConfig, "miniature", {"run.out": road.out / "miniature"}))
-        for part in ("diffusion", "clip", "judge"):
+        for part in ("diffusion", "clip", "judge", "estimators"):
             road.settle(part, road.out / "miniature" / "weights" / part)
 
 
