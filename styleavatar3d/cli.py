@@ -31,7 +31,7 @@ STAGES = {
 }
 ABOUT = {
     "synthesize": "diffusion images of many figures, styles and views, into shards",
-    "train miniature": "the little world's own diffusion model, encoder and judge",
+    "train miniature": "the little world's own diffusion model, encoder, estimators and judge",
     "train gan": "the 3D generator, on shards",
     "train codes": "pairs (style code, picture embedding) drawn from a generator",
     "train stylespace": "the diffusion model over style codes",

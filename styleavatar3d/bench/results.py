@@ -41,8 +41,8 @@ GOALS = (
 
 HEAD = """# Results
 
-Written by `styleavatar3d results` from what `evaluate`, the training stages and their logs left in `data/miniature`;
-no number here was typed by hand. Everything is measured on figures that nothing was trained on; view and attributes are
+Written by `styleavatar3d results` from what `evaluate`, the training stages and their logs left in `data/miniature`.
+Everything is measured on figures that nothing was trained on; view and attributes are
 read by the judge (`metrics/judge.py`), which has seen renders only and which nothing in the product may ask.
 """
 
