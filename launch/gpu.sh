@@ -26,8 +26,8 @@ install() {
   "$python" -c 'import styleavatar3d.miniature.models, diffusers, transformers, pytest' 2>/dev/null && return
   local from=()
   [ -n "${WHEELS:-}" ] && from=(--no-index --find-links "$WHEELS")
-  "$python" -m pip install -q --no-compile "${from[@]}" diffusers transformers accelerate jaxtyping pydantic pyyaml \
-    tyro rich ninja pillow numpy imageio imageio-ffmpeg fsspec pytest beartype
+  "$python" -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' |
+    "$python" -m pip install -q --no-compile "${from[@]}" -r /dev/stdin pytest pytest-timeout beartype
 }
 
 check() {

@@ -8,8 +8,9 @@ import time
 
 import pytest
 
-from styleavatar3d.cli import STAGES, VERBS, parse_seeds, split_verb
+from styleavatar3d.cli import STAGES, split_verb
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.verbs import VERBS, parse_seeds
 
 
 def styleavatar3d(*words, **kwargs):

@@ -10,8 +10,9 @@ from pathlib import Path
 
 import pytest
 
-from styleavatar3d.cli import STAGES, VERBS, split_verb
+from styleavatar3d.cli import STAGES, split_verb
 from styleavatar3d.config import load_config
+from styleavatar3d.verbs import VERBS
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = [*sorted((ROOT / "docs").glob("*.md")), ROOT / "README.md"]

@@ -69,7 +69,7 @@ def keypoint_guidance(
 
 
 def hybrid(depth_rgb: UInt8[Tensor, "..."], keypoints_rgb: UInt8[Tensor, "..."]) -> UInt8[Tensor, "..."]:
-    """Key points drawn over depth, for people to look at: models get each kind by itself. The last dimension is colour."""
+    """Key points over depth, for people to look at: models get each kind by itself. The last dimension is colour."""
     return torch.where((keypoints_rgb > 0).any(-1, keepdim=True), keypoints_rgb, depth_rgb)
 
 

@@ -14,6 +14,8 @@ _FACET = 0.31
 """Mean distance of facets, decimetres of the template."""
 _EVERY = 5
 """Every so many faces tell how a cell lies."""
+_FINE = 2.0**32
+"""Steps in one, when vectors are summed."""
 _SIDE, _ROWS, _PARTS = 12, 36, 16
 _BELOW, _BEHIND = 0.0, -5.0
 """Where cells begin to be counted, decimetres."""
@@ -34,12 +36,21 @@ def facet_normals(
     offset[:, 1].clamp_(min=0)
     outward = (folded * offset).sum(1, keepdim=True).clamp(min=0)
     cells = _cells(centres) * _PARTS + figure.parts[::_EVERY]
-    total = points.new_zeros(_SIDE * _ROWS * _ROWS * _PARTS, 3).index_add_(0, cells, folded * outward)
+    total = _summed(folded * outward, cells, _SIDE * _ROWS * _ROWS * _PARTS)
     cell = _cells(points)
     mean = total[cell * _PARTS + torch.where(parts == SHIRT, SKIN, parts)] + 1e-3 * _folded(normals, points)
     middle = cell < _ROWS * _ROWS
     mean[:, 0] = torch.where(middle, 0.0, mean[:, 0])
     return _folded(normalize(mean, dim=1), points), torch.sin(cell * 12.9898)
+
+
+def _summed(
+    vectors: Float[Tensor, "vectors 3"], cells: Int[Tensor, "vectors"], count: int
+) -> Float[Tensor, "cells 3"]:
+    """Sums by cell, in whole numbers: on a GPU a sum of floats depends on the order in which threads come."""
+    whole = (vectors.double() * _FINE).round_().long()
+    total = torch.zeros(count, 3, dtype=torch.int64, device=vectors.device).index_add_(0, cells, whole)
+    return (total.double() / _FINE).to(vectors)
 
 
 def _folded(vectors: Tensor, points: Tensor) -> Tensor:

@@ -1,7 +1,7 @@
-"""Train the miniature world's models, stage by stage: clip and codec, judge, then the diffusion on top of both.
+"""Train the miniature world's models, stage by stage: clip and codec, the diffusion on top of both, judge, estimators.
 
 Each stage resumes by itself and does nothing when it is done, so stages may run in several processes at once
-(`--train.stages clip` beside `--train.stages codec`). At the end, `out/weights/{clip,diffusion,judge,estimators}` is written.
+(`--train.stages clip` beside `--train.stages codec`). `out/weights` holds a folder for each model that is done.
 """
 
 from __future__ import annotations

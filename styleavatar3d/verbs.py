@@ -1,0 +1,259 @@
+"""The verbs with arguments of their own. Signature and docstring are the help that `styleavatar3d VERB --help` prints.
+
+Each calls one function of the library, imported when the verb runs.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from styleavatar3d.errors import StyleAvatarError
+
+Result = dict[str, Any]
+
+
+def quickstart(out: str = "runs/quickstart", from_scratch: bool = False, configs: str = "miniature") -> Result:
+    """The whole road on this machine, ending in one page: figures to diffusion images to generator to avatars.
+
+    Args:
+        out: folder of the run; the same command resumes it
+        from_scratch: train every model here instead of starting from the shipped weights (hours)
+        configs: the recipes of a run from scratch: miniature, or tiny, which takes a minute and learns nothing
+    """
+    from styleavatar3d.road import quickstart
+
+    return quickstart(out, from_scratch, configs)
+
+
+def generate(
+    prompt: tuple[str, ...] = (),
+    image: tuple[str, ...] = (),
+    seeds: str = "",
+    out: str = "runs/generate",
+    model: str = "",
+    truncation: float = 0.7,
+    guidance: float = 2.0,
+    candidates: int = 8,
+    seed: int = 0,
+    size: int = 128,
+    mesh: int = 128,
+) -> Result:
+    """Avatars from prompts, pictures or seeds: PNG views, a turntable film, a GLB and the avatar file.
+
+    Args:
+        prompt: one or more descriptions, e.g. "a blue alien with round glasses, clay style"
+        image: one or more picture files
+        seeds: plain draws from the generator, e.g. 0-31 or 3,5,8
+        out: folder for the results
+        model: pipeline folder (default: the shipped weights)
+        truncation: pull codes towards the mean: 1 varied, 0 the mean avatar
+        guidance: classifier-free guidance of the style prior
+        candidates: codes drawn per prompt or picture; the one nearest to it is kept
+        seed: seed of the draws
+        size: side of the pictures in pixels
+        mesh: voxels along a side of the mesh grid; 0 for no GLB
+    """
+    from styleavatar3d.avatar.generate import generate
+
+    return generate(
+        prompts=list(prompt), images=list(image), seeds=parse_seeds(seeds), out=out, model=model or None,
+        truncation=truncation, guidance=guidance, candidates=candidates, seed=seed, size=size, mesh=mesh,
+    )  # fmt: skip
+
+
+def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: int = 128, sheets: str = "") -> Result:
+    """A sheet of figures with the depth and key-point pictures that guide the diffusion model.
+
+    Args:
+        out: folder for sheet.png
+        count: number of figures
+        seed: seed of the figures
+        size: side of one picture in pixels
+        sheets: write instead, into this folder, contact sheets of every style, kind, cut and expression
+    """
+    from styleavatar3d.miniature.sheet import write_guidance, write_sheets
+
+    return write_sheets(sheets) if sheets else write_guidance(out, count, seed, size)
+
+
+def dataset_import(
+    folder: str, csv: str, out: str = "runs/mine/shards", size: int = 64, licence: str = "", mask: str = "alpha"
+) -> Result:
+    """Your own pictures with their cameras, as shards for `train gan`; see docs/your-own-pictures.md.
+
+    Args:
+        folder: where the pictures are
+        csv: table with the columns file, yaw, pitch (degrees) and, if you like, more
+        out: folder or s3:// prefix of the shards; the same command resumes
+        size: side of the pictures in pixels, as the generator makes them
+        licence: of all pictures whose row states none
+        mask: alpha (transparency says where the head is), none, or a folder of masks, white where the head is
+    """
+    from styleavatar3d.shards.folder import import_folder
+
+    return import_folder(folder, csv, out, size, licence, mask)
+
+
+def dataset_inspect(url: str) -> Result:
+    """Counts, styles, views, verdicts and licences of a shard folder or s3:// prefix.
+
+    Args:
+        url: folder or s3:// prefix
+    """
+    from styleavatar3d.shards.tools import inspect
+
+    return inspect(url)
+
+
+def dataset_preview(url: str, out: str = "preview.png", count: int = 64) -> Result:
+    """A picture grid of the first records.
+
+    Args:
+        url: folder or s3:// prefix
+        out: picture file to write
+        count: number of records shown
+    """
+    from styleavatar3d.shards.tools import preview
+
+    return preview(url, out, count)
+
+
+def dataset_validate(url: str) -> Result:
+    """Check every shard against its manifest record and every record against the schema.
+
+    Args:
+        url: folder or s3:// prefix
+    """
+    from styleavatar3d.shards.tools import validate
+
+    return validate(url)
+
+
+def export(avatar: str, out: str, mesh: int = 128, model: str = "") -> Result:
+    """The mesh of a saved avatar, as .glb, .obj, .ply or .stl.
+
+    Args:
+        avatar: an avatar file written by `generate`
+        out: file to write; its ending says the format
+        mesh: voxels along a side of the grid
+        model: pipeline folder (default: the shipped weights)
+    """
+    from styleavatar3d.avatar.generate import export
+
+    return export(avatar, out, mesh, model or None)
+
+
+def view(glb: str, out: str = "") -> Result:
+    """One self-contained page that shows a GLB; open it in any browser.
+
+    Args:
+        glb: the file to show
+        out: page to write (default: beside the GLB)
+    """
+    from styleavatar3d.avatar.viewer import write_viewer
+
+    return write_viewer(glb, out or None)
+
+
+def evaluate(
+    model: str = "",
+    full: bool = False,
+    renders: int | None = None,
+    pairs: int | None = None,
+    samples: int | None = None,
+    avatars: int | None = None,
+    prompts: int | None = None,
+    codes: int | None = None,
+    retrieval: int | None = None,
+    seed: int = 0,
+    data: str = "",
+    out: str = "",
+) -> Result:
+    """What the weights can do, by a judge that nothing else uses: views, attributes, distances, solidity, retrieval.
+
+    Args:
+        model: pipeline folder (default: the shipped weights)
+        full: at the sizes of the results page, half an hour; the amounts below change single ones, 0 skips a table
+        renders: held-out renders on which the judge itself is tried
+        pairs: held-out (caption, camera) pairs for the diffusion model
+        samples: generator samples for the Frechet distance
+        avatars: avatars seen from eight sides, and compared with a fitted head
+        prompts: prompts whose avatars are compared with the best of random codes
+        codes: how many random codes
+        retrieval: pictures among which the right avatar has to be found
+        seed: seed of the held-out world
+        data: shards that the generator learned from: their own distance stands beside the generator's
+        out: JSON file to write
+    """
+    from styleavatar3d.bench.evaluate import run
+
+    return run(
+        model=model or None, full=full, seed=seed, data=data or None, out=out or None, renders=renders, pairs=pairs,
+        samples=samples, avatars=avatars, prompts=prompts, codes=codes, retrieval=retrieval,
+    )  # fmt: skip
+
+
+def results(data: str = "data/miniature", page: str = "docs/results.md", logs: tuple[str, ...] = ()) -> Result:
+    """Write the results page from evaluation.json, training.json and curves.json beside the weights.
+
+    Args:
+        data: folder of the weights
+        page: page to write
+        logs: runs whose logs become curves.json first, as stage=folder; without any, curves.json stays
+    """
+    from styleavatar3d.bench import curves
+    from styleavatar3d.bench.results import write
+
+    if logs:
+        curves.collect(curves.parse_runs(logs), f"{data}/curves.json")
+    return write(data, page)
+
+
+def bench(table: str, repeats: int = 5) -> Result:
+    """A speed table, as ratios measured in one run.
+
+    Args:
+        table: figures, ops
+        repeats: interleaved repeats of each measurement
+    """
+    from styleavatar3d.bench import tables
+
+    return tables.run(table, repeats)
+
+
+def doctor() -> Result:
+    """What this machine has, and what is missing for which stage."""
+    from styleavatar3d.runtime.doctor import examine
+
+    return examine()
+
+
+def parse_seeds(text: str) -> list[int]:
+    """'0-3,8' -> [0, 1, 2, 3, 8]. Raises on anything else, and on more than 4096 seeds."""
+    seeds: list[int] = []
+    for part in filter(None, text.replace(" ", "").split(",")):
+        first, dash, last = part.partition("-")
+        if not first.isdecimal() or (dash and not last.isdecimal()) or (dash and int(last) < int(first)):
+            raise StyleAvatarError("these are not seeds", got=text, expected="numbers and ranges such as 0-31 or 3,5,8")
+        seeds += range(int(first), int(last or first) + 1) if int(last or first) - int(first) < 4096 else [0] * 4097
+    if len(seeds) > 4096:
+        raise StyleAvatarError("too many seeds", got=text, expected="at most 4096")
+    return seeds
+
+
+VERBS: dict[str, Callable[..., Result]] = {
+    "quickstart": quickstart,
+    "guidance": guidance,
+    "dataset import": dataset_import,
+    "dataset inspect": dataset_inspect,
+    "dataset preview": dataset_preview,
+    "dataset validate": dataset_validate,
+    "generate": generate,
+    "export": export,
+    "view": view,
+    "evaluate": evaluate,
+    "results": results,
+    "bench": bench,
+    "doctor": doctor,
+}
