@@ -130,13 +130,13 @@ def build_scheduler() -> Any:
     )
 
 
-def assemble(tokenizer: Any, clip: Any, codec: Any, unet: Any) -> Any:
-    """The `StableDiffusionPipeline` of these parts; its text encoder is the text tower of `clip`."""
+def assemble(tokenizer: Any, tower: Any, codec: Any, unet: Any) -> Any:
+    """The `StableDiffusionPipeline` of these parts."""
     from diffusers import StableDiffusionPipeline
 
     unused: dict[str, Any] = {"safety_checker": None, "feature_extractor": None, "requires_safety_checker": False}
     return StableDiffusionPipeline(
-        vae=codec, text_encoder=text_tower(clip), tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), **unused
+        vae=codec, text_encoder=tower, tokenizer=tokenizer, unet=unet, scheduler=build_scheduler(), **unused
     )
 
 
@@ -162,5 +162,5 @@ def build_pipeline(config: MiniatureModels | None = None) -> tuple[Any, dict[str
 
     config = config or MiniatureModels()
     tokenizer = build_tokenizer(vocabulary(), config.tokens)
-    pipeline = assemble(tokenizer, build_clip(config, tokenizer), build_codec(config), build_unet(config))
+    pipeline = assemble(tokenizer, text_tower(build_clip(config, tokenizer)), build_codec(config), build_unet(config))
     return pipeline, {kind: build_controlnet(config) for kind in GUIDES}

@@ -18,10 +18,10 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.landmarks import LANDMARKS
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.config import MiniatureConfig
-from styleavatar3d.miniature.models import build_clip, save_pipeline
+from styleavatar3d.miniature.models import save_pipeline
 from styleavatar3d.miniature.pictures import render, render_for_judge
 from styleavatar3d.miniature.session import trained
-from styleavatar3d.miniature.train_clip import GuidedClip, tokenizer_for, train_clip
+from styleavatar3d.miniature.train_clip import tokenizer_for, train_clip, trained_clip
 from styleavatar3d.miniature.train_codec import train_codec
 from styleavatar3d.miniature.train_diffusion import finished_pipeline, train_coarse, train_diffusion
 from styleavatar3d.miniature.train_estimators import render_for_estimators, train_estimators
@@ -74,10 +74,8 @@ def export(config: MiniatureConfig) -> str:
     pipeline, controlnets = finished_pipeline(config)
     halves = {kind: network.half() for kind, network in controlnets.items()}
     save_pipeline(folder / "diffusion", pipeline.to(dtype=torch.float16), halves)
-    tokenizer = tokenizer_for(config)
-    clip = trained("clip", GuidedClip(build_clip(config.model, tokenizer), config.model.embedding), config).clip
-    clip.half().save_pretrained(folder / "clip")
-    tokenizer.save_pretrained(folder / "clip")
+    trained_clip(config).half().save_pretrained(folder / "clip")
+    tokenizer_for(config).save_pretrained(folder / "clip")
     if storage.exists("judge/summary.json"):
         trained("judge", Judge(), config).save_pretrained(folder / "judge")
     if storage.exists("estimators/summary.json"):

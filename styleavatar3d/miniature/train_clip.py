@@ -18,7 +18,7 @@ from styleavatar3d.miniature.config import MiniatureConfig
 from styleavatar3d.miniature.models import build_clip
 from styleavatar3d.miniature.pictures import Pictures, coin, draw_indices
 from styleavatar3d.miniature.reading import attribute_targets, masked_cross_entropy
-from styleavatar3d.miniature.session import Session
+from styleavatar3d.miniature.session import Session, trained
 from styleavatar3d.runtime.distributed import World
 
 GUIDES = {**WORDS, "view": QUARTERS}
@@ -87,6 +87,12 @@ def mirror_target(name: str, target: Int[Tensor, "batch"], mirrored: Tensor) -> 
     if name != "view":
         return target
     return torch.where(mirrored, torch.tensor([0, 3, 2, 1])[target], target)
+
+
+def trained_clip(config: MiniatureConfig) -> Any:
+    """The finished `CLIPModel`, frozen. Raises StyleAvatarError while the stage is not done."""
+    guided = GuidedClip(build_clip(config.model, tokenizer_for(config)), config.model.embedding)
+    return trained("clip", guided, config).clip
 
 
 def tokenizer_for(config: MiniatureConfig) -> Any:

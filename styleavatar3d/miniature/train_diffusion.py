@@ -1,7 +1,9 @@
-"""Train the latent diffusion: UNet and ControlNets together from the first step (arXiv:2112.10752, arXiv:2302.05543).
+"""Train the latent diffusion: UNet, ControlNets and text tower together (arXiv:2112.10752, arXiv:2302.05543).
 
 The published recipe trains each ControlNet after the UNet, through zero convolutions; on a CPU that second stage is too
 slow. Trained together, with each kind of guidance left out now and then, any of them works without the others.
+The text tower starts as that of the small CLIP and learns on: what tells captions apart there, a few words of each, is
+too little to bind every colour to its place.
 """
 
 import math
@@ -25,7 +27,7 @@ from styleavatar3d.miniature.models import (
 )
 from styleavatar3d.miniature.pictures import Pictures, coin, draw_indices
 from styleavatar3d.miniature.session import Session, trained
-from styleavatar3d.miniature.train_clip import GuidedClip, tokenize, tokenizer_for
+from styleavatar3d.miniature.train_clip import tokenize, tokenizer_for, trained_clip
 from styleavatar3d.miniature.train_codec import encode_all
 from styleavatar3d.runtime.distributed import World
 from styleavatar3d.runtime.random import generator
@@ -34,23 +36,25 @@ Latents = Float[Tensor, "batch channels rows columns"]
 
 
 class Denoiser(nn.Module):
-    """UNet and one ControlNet for each kind of guidance, as one network."""
+    """Text tower, UNet and one ControlNet for each kind of guidance, as one network."""
 
+    tower: Any
     unet: Any
 
-    def __init__(self, unet: Any, controlnets: dict[str, Any]):
+    def __init__(self, tower: Any, unet: Any, controlnets: dict[str, Any]):
         super().__init__()
-        self.unet, self.controlnets = unet, nn.ModuleDict(controlnets)
+        self.tower, self.unet, self.controlnets = tower, unet, nn.ModuleDict(controlnets)
 
     def forward(
         self,
         noisy: Latents,
         time: Int[Tensor, "batch"],
-        text: Float[Tensor, "batch tokens features"],
+        tokens: Int[Tensor, "batch tokens"],
         guides: dict[str, Float[Tensor, "batch 3 height width"]],
         used: dict[str, Bool[Tensor, "batch"]],
     ) -> Latents:
         """The velocity; what a picture has no `used` for is to it as if that ControlNet were not there."""
+        text = self.tower(tokens).last_hidden_state
         residuals = []
         for kind, controlnet in self.controlnets.items():
             down, mid = controlnet(noisy, time, text, guides[kind], return_dict=False)
@@ -67,7 +71,8 @@ def build_denoiser(config: MiniatureConfig) -> Denoiser:
     from diffusers.models.attention_processor import AttnProcessor
 
     controlnets = {kind: build_controlnet(config.model) for kind in GUIDES}
-    denoiser: Any = Denoiser(build_unet(config.model), controlnets)
+    tower = text_tower(build_clip(config.model, tokenizer_for(config)))
+    denoiser: Any = Denoiser(tower, build_unet(config.model), controlnets)
     denoiser.unet.set_attn_processor(AttnProcessor())
     return denoiser.to(memory_format=torch.channels_last)
 
@@ -75,7 +80,9 @@ def build_denoiser(config: MiniatureConfig) -> Denoiser:
 def train_coarse(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
     """The diffusion at half the resolution; the network is the same, as convolutions take pictures of any size."""
     torch.manual_seed(config.run.seed)
-    return _train("coarse", build_denoiser(config), config, pictures.halved(), held_out.halved(), world)
+    denoiser = build_denoiser(config)
+    denoiser.tower.load_state_dict(text_tower(trained_clip(config)).state_dict())
+    return _train("coarse", denoiser, config, pictures.halved(), held_out.halved(), world)
 
 
 def train_diffusion(config: MiniatureConfig, pictures: Pictures, held_out: Pictures, world: World) -> dict[str, Any]:
@@ -100,10 +107,10 @@ def _train(
         captions = pictures.captions(indices, seed + 1, draw)
         unsaid = coin(share, config.train.drop_text, seed, "drop text", draw).tolist()
         used = {kind: ~coin(share, config.train.drop_guidance, seed, f"drop {kind}", draw) for kind in GUIDES}
-        text = frozen.text(["" if drop else caption for drop, caption in zip(unsaid, captions, strict=True)])
+        tokens = frozen.tokens(["" if drop else caption for drop, caption in zip(unsaid, captions, strict=True)])
         noisy, target, time = frozen.noise(latents[indices], seed, draw)
         with session.autocast:
-            guess = session.network(noisy, time, text, pictures.guides(indices), used)
+            guess = session.network(noisy, time, tokens, pictures.guides(indices), used)
         session.learn((guess.float() - target).pow(2).mean())
 
     error = validation_error(session.average.eval(), frozen, held_out, seed)
@@ -111,20 +118,15 @@ def _train(
 
 
 class Frozen:
-    """What the diffusion is trained on top of: text tower, codec, noise schedule."""
+    """What the diffusion is trained on top of: tokenizer, codec, noise schedule."""
 
     def __init__(self, config: MiniatureConfig, device: torch.device):
-        self.config, self.tokenizer, self.device = config, tokenizer_for(config), device
-        guided = trained("clip", GuidedClip(build_clip(config.model, self.tokenizer), config.model.embedding), config)
-        self.clip = guided.clip.to(device)
-        self.tower = text_tower(self.clip)
+        self.tokenizer, self.device = tokenizer_for(config), device
         self.codec = trained("codec", build_codec(config.model), config).to(device, memory_format=torch.channels_last)
         self.alphas = build_scheduler().alphas_cumprod
 
-    @torch.no_grad()
-    def text(self, captions: list[str]) -> Float[Tensor, "batch tokens width"]:
-        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.config.train.precision == "bf16"):
-            return self.tower(tokenize(self.tokenizer, captions).to(self.device)).last_hidden_state.float()
+    def tokens(self, captions: list[str]) -> Int[Tensor, "batch tokens"]:
+        return tokenize(self.tokenizer, captions).to(self.device)
 
     def latents(self, pictures: Pictures) -> Float[Tensor, "count channels rows columns"]:
         """Latents of all pictures; those of pictures smaller than the codec's own are brought to its spread."""
@@ -162,9 +164,9 @@ def validation_error(denoiser: Any, frozen: Frozen, pictures: Pictures, seed: in
     for number, chunk in enumerate(torch.arange(min(256, len(pictures))).split(32)):
         latents = frozen.latents(pictures.part(int(chunk[0]), int(chunk[-1]) + 1))
         noisy, target, time = frozen.noise(latents, seed + 2, number)
-        text = frozen.text(pictures.captions(chunk, seed + 2, number))
+        tokens = frozen.tokens(pictures.captions(chunk, seed + 2, number))
         used = {kind: torch.ones(len(chunk), dtype=torch.bool) for kind in GUIDES}
-        guess = denoiser(noisy, time, text, pictures.guides(chunk), used)
+        guess = denoiser(noisy, time, tokens, pictures.guides(chunk), used)
         errors.append((guess - target).pow(2).mean().item())
     return round(sum(errors) / len(errors), 4)
 
@@ -173,4 +175,4 @@ def finished_pipeline(config: MiniatureConfig) -> tuple[Any, dict[str, Any]]:
     """The trained pipeline and its ControlNets, in fp32. Raises StyleAvatarError while a stage is missing."""
     frozen = Frozen(config, torch.device("cpu"))
     denoiser = trained("diffusion", build_denoiser(config), config)
-    return assemble(frozen.tokenizer, frozen.clip, frozen.codec, denoiser.unet), dict(denoiser.controlnets)
+    return assemble(frozen.tokenizer, denoiser.tower, frozen.codec, denoiser.unet), dict(denoiser.controlnets)

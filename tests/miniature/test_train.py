@@ -125,12 +125,27 @@ def test_a_controlnet_that_is_not_used_is_as_if_it_were_not_there(trained_run: P
     denoiser = build_denoiser(config_in(trained_run)).eval()
     for parameter in denoiser.parameters():
         torch.nn.init.normal_(parameter, std=0.1)
-    noisy, time, text = torch.randn(2, 4, 16, 16), torch.tensor([5, 900]), torch.randn(2, 8, 16)
+    noisy, time, tokens = torch.randn(2, 4, 16, 16), torch.tensor([5, 900]), torch.randint(100, (2, 8))
     guides = {kind: torch.rand(2, 3, 64, 64) for kind in GUIDES}
     used = {"depth": torch.tensor([True, True]), "keypoints": torch.tensor([True, False])}
-    before = denoiser(noisy, time, text, guides, used)
-    after = denoiser(noisy, time, text, guides | {"keypoints": torch.rand(2, 3, 64, 64)}, used)
+    before = denoiser(noisy, time, tokens, guides, used)
+    after = denoiser(noisy, time, tokens, guides | {"keypoints": torch.rand(2, 3, 64, 64)}, used)
     assert not torch.allclose(before[0], after[0]) and torch.allclose(before[1], after[1])
+
+
+def test_the_text_tower_of_the_diffusion_starts_as_that_of_clip_and_learns_on(trained_run: Path) -> None:
+    from styleavatar3d.miniature.models import text_tower
+    from styleavatar3d.miniature.session import trained
+    from styleavatar3d.miniature.train_clip import trained_clip
+    from styleavatar3d.miniature.train_diffusion import build_denoiser
+
+    config = config_in(trained_run)
+    first = text_tower(trained_clip(config)).state_dict()
+    done = [trained(stage, build_denoiser(config), config) for stage in ("coarse", "diffusion")]
+    coarse, last = (denoiser.tower.state_dict() for denoiser in done)
+    away = {name: (last[name] - first[name]).abs().max() for name in first}
+    assert 0 < max(away.values()) < 0.1
+    assert any(not torch.equal(coarse[name], last[name]) for name in first)
 
 
 def test_another_recipe_does_not_resume(trained_run: Path) -> None:
