@@ -9,6 +9,7 @@ from torch import Tensor
 
 from styleavatar3d.figures.anatomy import NECK_AXIS, SCALP, beard_mask, below_neckline, shirt_mask, symmetric_bumps
 from styleavatar3d.figures.collars import collars
+from styleavatar3d.figures.face_points import face_points
 from styleavatar3d.figures.faces import face
 from styleavatar3d.figures.hair import Cut, Skull, haircuts
 from styleavatar3d.figures.heads import (
@@ -194,4 +195,5 @@ def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: 
     points["neck"] = head[model.joints["neck"]]
     key_points = {name: (point - centre) * scale for name, point in points.items() if name not in ("chin", "crown")}
     world, landmarks = (vertices - centre) * scale, (head[model.landmarks] - centre) * scale
-    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look, landmarks)
+    drawn = (face_points(model, pieces[0][0]) - centre) * scale  # on a beard, not under it
+    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look, landmarks, drawn)

@@ -54,6 +54,8 @@ class Figure:
     look: Look
     landmarks: Float[Tensor, "landmarks 3"]
     """Points of the face, in the order of `landmarks.LANDMARKS`."""
+    face: Float[Tensor, "70 3"] | None = None
+    """`face_points`, where they are known."""
 
     @property
     def bare(self) -> Bool[Tensor, "faces"]:
@@ -71,7 +73,8 @@ class Figure:
     def to(self, device: torch.device | str) -> "Figure":
         fields = ("vertices", "faces", "parts", "canonical", "normals", "landmarks")
         points = {name: point.to(device) for name, point in self.key_points.items()}
-        return replace(self, key_points=points, **{name: getattr(self, name).to(device) for name in fields})
+        face = None if self.face is None else self.face.to(device)
+        return replace(self, key_points=points, face=face, **{name: getattr(self, name).to(device) for name in fields})
 
 
 @dataclass(frozen=True)
