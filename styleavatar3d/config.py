@@ -11,7 +11,7 @@ import hashlib
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -43,7 +43,7 @@ def load_config(cls: type[Config], path_or_name: str, overrides: Sequence[str] =
 
     Raises ConfigError naming the dotted key, its value, and the nearest known key.
     """
-    tree = _read_yaml(find_config(path_or_name))
+    tree = read_yaml(find_config(path_or_name))
     for key, value in _pairs(overrides):
         _assign(tree, key.split("."), value)
     return validate(cls, tree, source=path_or_name)
@@ -86,7 +86,8 @@ def config_hash(config: Strict) -> str:
     return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def read_yaml(path: Path) -> dict[str, Any]:
+    """A YAML file that holds a mapping, as plain data; ConfigError if it is anything else."""
     import yaml
 
     if path.stat().st_size > _MAX_BYTES:
@@ -139,15 +140,21 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
         return f"{path}: unknown key. {_did_you_mean(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":
         return f"{path}: missing, and it has no default"
+    if problem["type"] == "value_error":
+        return f"{path}: {problem['ctx']['error']}"
     return f"{path}: {problem['msg']} (got {problem.get('input')!r})"
 
 
 def _model_at(cls: type[BaseModel], path: Sequence[Any]) -> type[BaseModel]:
+    """The model that holds the last name of `path`, through mappings and lists of models."""
+    kind: Any = cls
     for name in path:
-        field = cls.model_fields.get(str(name))
-        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
-            return cls
-        cls = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            fields = {field.alias or key: field for key, field in kind.model_fields.items()}
+            kind = fields[str(name)].annotation if str(name) in fields else None
+        else:
+            kind = next((part for part in reversed(get_args(kind)) if part is not Ellipsis), None)
+        cls = kind if isinstance(kind, type) and issubclass(kind, BaseModel) else cls
     return cls
 
 
