@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.heads import Figure
+from styleavatar3d.figures.heads import Bust
 from styleavatar3d.figures.looks import STYLES, draw_look
 from styleavatar3d.figures.rasterize import rasterize
 from styleavatar3d.miniature.renders import draw_cameras, draw_style, fingerprint, render_dataset, render_views
@@ -77,7 +77,7 @@ def _row(device: str, size: int, views: int, repeats: int) -> dict[str, Any]:
 
 def _by_style(repeats: int) -> dict[str, float]:
     """Milliseconds a view at 64 px, the figure ready; the same figures in every style."""
-    figures: list[Figure] = [build_figure(draw_look(0, index)) for index in range(6)]
+    figures: list[Bust] = [build_figure(draw_look(0, index)) for index in range(6)]
     labels = draw_cameras(0, 0, 3)
     milliseconds = {}
     for style in STYLES:

@@ -21,7 +21,7 @@ from styleavatar3d.figures.heads import (
     LENS,
     SHIRT,
     SKIN,
-    Figure,
+    Bust,
     HeadModel,
 )
 from styleavatar3d.figures.kinds import BITS, bit
@@ -45,7 +45,7 @@ class Garment(NamedTuple):
 
 def build_figure(
     look: Look, device: torch.device | str = "cpu", expression: dict[str, float] | None = None
-) -> Figure:
+) -> Bust:
     """Dress the head of a look; `expression` holds strengths of the 52 names, such as {"jawOpen": 0.5}."""
     model = HeadModel.load()
     bare = face(model, look, expression)
@@ -181,7 +181,7 @@ def _glasses(model: HeadModel, look: Look, head: Tensor, points: dict[str, Tenso
     return [(frame, FRAME), (lens, LENS)] if dark else [(frame, FRAME)]
 
 
-def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: list) -> Figure:
+def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: list) -> Bust:
     """One mesh in world units of all pieces (vertices, canonical, faces, parts)."""
     starts = [0]
     for piece in pieces:
@@ -196,4 +196,5 @@ def _assemble(model: HeadModel, look: Look, head: Tensor, points: dict, pieces: 
     key_points = {name: (point - centre) * scale for name, point in points.items() if name not in ("chin", "crown")}
     world, landmarks = (vertices - centre) * scale, (head[model.landmarks] - centre) * scale
     drawn = (face_points(model, pieces[0][0]) - centre) * scale  # on a beard, not under it
-    return Figure(world, faces, parts, canonical, vertex_normals(world, faces), key_points, look, landmarks, drawn)
+    normals = vertex_normals(world, faces)
+    return Bust(world, faces, parts, canonical, normals, key_points, landmarks, drawn, look=look)

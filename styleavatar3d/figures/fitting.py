@@ -1,11 +1,9 @@
 """The parametric head, laid over the head of any mesh: pose, three scales and a few shape coefficients.
 
-Iterated closest points with normals (Chen and Medioni, 1991; distances to planes), robust weights that tighten from step
-to step, and Gauss-Newton updates. Hair, hats and bodies are outliers; what is known already (eyes of a rig, landmarks
-that somebody set) joins as heavy points.
+Iterated closest points with normals (Chen and Medioni, 1991; distances to planes), robust weights that tighten step by
+step, and Gauss-Newton updates. Hair, hats and bodies are outliers; what is known already (eyes of a rig, landmarks that
+somebody set) joins as heavy points.
 """
-
-from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from functools import cache
@@ -35,7 +33,7 @@ class Cloud:
     points: Float[Tensor, "points 3"]
     normals: Float[Tensor, "points 3"]
 
-    def __getitem__(self, some: Tensor | slice) -> Cloud:
+    def __getitem__(self, some: Tensor | slice) -> "Cloud":
         return Cloud(self.points[some], self.normals[some])
 
 

@@ -187,6 +187,7 @@ class Gltf:
         _understood(self.document, guard)
         guard.spend("nodes", len(self.document.nodes))
         self._buffers: dict[int, bytes] = {}
+        self._arrays: dict[int, np.ndarray] = {}
 
     def pick(self, kind: str, index: int) -> Any:
         """`document.<kind>[index]`."""
@@ -208,12 +209,18 @@ class Gltf:
         return memoryview(data)[view.byteOffset + start : view.byteOffset + end]
 
     def array(self, index: int, widths: tuple[int, ...]) -> np.ndarray:
-        """An accessor as [count, width]: whole numbers as stored, normalised ones and floats as float64."""
+        """An accessor as [count, width], not to be written: whole numbers as int64, normalised ones and floats as
+        float64."""
         accessor = self.pick("accessors", index)
         width, dtype = _WIDTHS[accessor.type], np.dtype(_TYPES[accessor.componentType]).newbyteorder("<")
         if width not in widths:
             self.guard.refuse(f"accessors[{index}] has the wrong type", got=accessor.type,
                               expected=f"{' or '.join(map(str, widths))} numbers an item")  # fmt: skip
+        if index not in self._arrays:
+            self._arrays[index] = self._decoded(index, accessor, width, dtype)
+        return self._arrays[index]
+
+    def _decoded(self, index: int, accessor: Accessor, width: int, dtype: np.dtype) -> np.ndarray:
         self.guard.spend("numbers", accessor.count * width)
         if accessor.bufferView is None:
             values = np.zeros((accessor.count, width), dtype)

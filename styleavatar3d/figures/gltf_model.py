@@ -124,10 +124,11 @@ def _gather(
     if primitive.mode < 4 or "POSITION" not in primitive.attributes:
         return
     count = file.pick("accessors", primitive.attributes["POSITION"]).count
-    guard.spend("vertices", count)
+    used, inverse = np.unique(_triangles(file, primitive, count), return_inverse=True)
+    faces = inverse.reshape(-1, 3)
+    guard.spend("vertices", len(used))
     points = _morphed(file, primitive, node.weights or mesh.weights, count)
-    placed, owner = _placed(file, primitive, points, node, index, world)
-    faces = _triangles(file, primitive, count)
+    placed, owner = _placed(file, primitive, points, used, node, index, world)
     if node.skin is None and np.linalg.det(world[index, :3, :3]) < 0:
         faces = faces[:, ::-1]
     material: Material = file.pick("materials", primitive.material) if primitive.material is not None else Material()
@@ -135,8 +136,8 @@ def _gather(
     pieces.vertices.append(guard.finite(placed, "vertices"))
     pieces.owner.append(owner)
     pieces.faces.append(faces + start)
-    pieces.uv.append(_uv(file, primitive, material.pbrMetallicRoughness.baseColorTexture, count))
-    pieces.colors.append(_attribute(file, primitive, "COLOR_0", (3, 4), count, 1.0)[:, :3].clip(0, 1))
+    pieces.uv.append(_uv(file, primitive, material.pbrMetallicRoughness.baseColorTexture, count)[used])
+    pieces.colors.append(_attribute(file, primitive, "COLOR_0", (3, 4), count, 1.0)[used, :3].clip(0, 1))
     pieces.paint.append(np.full(len(faces), len(pieces.paints)))
     pieces.paints.append(_paint(file, material, pictures, f"{node.name}/{mesh.name}/{material.name}"))
 
@@ -163,15 +164,17 @@ def _morphed(file: Gltf, primitive: Primitive, weights: list[float], count: int)
 
 
 def _placed(
-    file: Gltf, primitive: Primitive, points: np.ndarray, node: Node, index: int, world: np.ndarray
+    file: Gltf, primitive: Primitive, points: np.ndarray, used: np.ndarray, node: Node, index: int, world: np.ndarray
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Positions in the model, and the node that moves each vertex most."""
+    """Positions in the model of the used vertices, and the node that moves each most."""
+    count, points = len(points), points[used]
     if node.skin is None or "JOINTS_0" not in primitive.attributes:
         return points @ world[index, :3, :3].T + world[index, :3, 3], np.full(len(points), index)
     skin = file.pick("skins", node.skin)
     for joint in skin.joints:
         file.pick("nodes", joint)
-    joints, weights = _influences(file, primitive, len(points), len(skin.joints))
+    joints, weights = _influences(file, primitive, count, len(skin.joints))
+    joints, weights = joints[used], weights[used]
     matrices = world[skin.joints]
     if skin.inverseBindMatrices is not None:
         inverse = file.array(skin.inverseBindMatrices, (16,))

@@ -7,6 +7,7 @@ baked, and from what). `faces` shapes the head of a look, `dress` puts on what i
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
+from typing import Self
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -42,7 +43,7 @@ _FLIP = torch.tensor([-1.0, 1.0, 1.0])
 
 @dataclass(frozen=True)
 class Figure:
-    """A bust in world units: origin between the ears, y up, face to +z."""
+    """A figure in world units: origin between the ears, y up, face to +z."""
 
     vertices: Float[Tensor, "vertices 3"]
     faces: Int[Tensor, "faces 3"]
@@ -51,7 +52,6 @@ class Figure:
     """Template coordinates (`anatomy`), where colours are painted."""
     normals: Float[Tensor, "vertices 3"]
     key_points: dict[str, Float[Tensor, "3"]]
-    look: Look
     landmarks: Float[Tensor, "landmarks 3"]
     """Points of the face, in the order of `landmarks.LANDMARKS`."""
     face: Float[Tensor, "70 3"] | None = None
@@ -70,11 +70,17 @@ class Figure:
     def _in(self, parts: tuple[int, ...]) -> Bool[Tensor, "faces"]:
         return torch.isin(self.parts, self.parts.new_tensor(parts))
 
-    def to(self, device: torch.device | str) -> "Figure":
-        fields = ("vertices", "faces", "parts", "canonical", "normals", "landmarks")
+    def to(self, device: torch.device | str) -> Self:
+        moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         points = {name: point.to(device) for name, point in self.key_points.items()}
-        face = None if self.face is None else self.face.to(device)
-        return replace(self, key_points=points, face=face, **{name: getattr(self, name).to(device) for name in fields})
+        return replace(self, key_points=points, **moved)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Bust(Figure):
+    """A figure of the parametric head, of which every attribute is known."""
+
+    look: Look
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import NoReturn
 
 import numpy as np
 
@@ -59,7 +60,7 @@ class _Body:
             for place, item in enumerate(element.properties):
                 length = 1 if item.counted is None else int(self._some(item.counted, 1)[0])
                 if not 0 <= length <= 4096:
-                    self.guard.refuse(f"list {number} of {element.name} is too long", got=length, expected="at most 4096")
+                    self.guard.refuse(f"list {number} of {element.name} is too long", got=length, expected="0-4096")
                 values = self._some(item.kind, length)
                 if place == wanted:
                     found.append(values)
@@ -102,7 +103,7 @@ class _Body:
         except ValueError as error:
             self.guard.refuse("a word that is no number", got=str(error), remedy="export the model again")
 
-    def _cut_off(self) -> None:
+    def _cut_off(self) -> NoReturn:
         self.guard.refuse("the PLY is cut off", expected="as much data as its header says", remedy="get the file again")
 
 
@@ -154,7 +155,7 @@ def _header(data: bytes, guard: Guard) -> tuple[str, list[_Element], int]:
         except (KeyError, IndexError, ValueError) as error:
             guard.refuse("a line of the header is broken", got=line[:80], expected=f"PLY 1.0 ({error})")
     if order is None or not start or any(not element.properties for element in elements):
-        guard.refuse("the header of the PLY is broken", got=lines[:4], expected="a format, and elements with properties")
+        guard.refuse("the header of the PLY is broken", got=lines[:4], expected="a format and elements")
     return order, elements, start
 
 

@@ -14,29 +14,36 @@ from styleavatar3d.figures.model3d import Model3D
 
 _VRM = {
     "head": "head", "neck": "neck", "hips": "hips", "leftEye": "left_eye", "rightEye": "right_eye",
-    "leftUpperArm": "left_arm", "rightUpperArm": "right_arm", "leftFoot": "left_foot", "leftToes": "left_toe",
-    "rightFoot": "right_foot", "rightToes": "right_toe",
+    "leftUpperArm": "left_arm", "rightUpperArm": "right_arm", "leftToes": "left_toe", "rightToes": "right_toe",
+    "leftLowerArm": "left_elbow", "leftHand": "left_wrist", "leftUpperLeg": "left_hip", "leftLowerLeg": "left_knee",
+    "leftFoot": "left_ankle", "rightLowerArm": "right_elbow", "rightHand": "right_wrist",
+    "rightUpperLeg": "right_hip", "rightLowerLeg": "right_knee", "rightFoot": "right_ankle",
 }  # fmt: skip
-_NOISE = set("mixamorig armature bip biped valve valvebiped cc base def org mch j c m jnt joint joints bone bind sk skel"
-             " skeleton rig rigged character metarig bn b adj sec center centre mid g gltf human genesis".split())  # fmt: skip
-_SIDES = {"l": "left", "left": "left", "lft": "left", "lf": "left", "lt": "left", "r": "right", "right": "right",
-          "rgt": "right", "rt": "right", "rg": "right"}  # fmt: skip
+_NOISE = {"mixamorig", "armature", "bip", "biped", "valve", "valvebiped", "cc", "base", "def", "org", "mch", "j", "c",
+          "m", "jnt", "joint", "joints", "bone", "bind", "sk", "skel", "skeleton", "rig", "rigged", "character",
+          "metarig", "bn", "b", "adj", "sec", "center", "centre", "mid", "g", "gltf", "human", "genesis"}  # fmt: skip
+_SIDES = {"l": "left", "left": "left", "lft": "left", "r": "right", "right": "right", "rgt": "right"}
 _MMD = {"頭": "head", "首": "neck", "左目": "left_eye", "右目": "right_eye", "左腕": "left_arm", "右腕": "right_arm",
-        "センター": "hips", "左足首": "left_foot", "右足首": "right_foot"}  # fmt: skip
+        "センター": "hips", "左足首": "left_ankle", "右足首": "right_ankle"}  # fmt: skip
 _WORDS = {
     "head": ("head", "head1"),
     "neck": ("neck", "necklower", "lowerneck", "necktwist"),
     "hips": ("hips", "pelvis", "hip"),
     "eye": ("eye", "eyeball", "eyes", "faceeye", "eyeroot"),
     "arm": ("upperarm", "uparm", "armupper", "arm", "shldr", "shldrbend", "shoulderbend", "humerus", "bicep"),
-    "foot": ("foot", "ankle"),
+    "elbow": ("forearm", "lowerarm", "lowarm", "armlower", "elbow", "forearmbend"),
+    "wrist": ("hand", "wrist"),
+    "hip": ("upleg", "upperleg", "thigh", "legupper", "thighbend"),
+    "knee": ("lowerleg", "calf", "shin", "leglower", "knee", "leg"),
+    "ankle": ("foot", "ankle"),
     "toe": ("toe", "toebase", "toes", "ball"),
 }
 """In order of trust."""
+LIMBS = ("elbow", "wrist", "hip", "knee", "ankle")
 
 
 def bones(model: Model3D) -> dict[str, int]:
-    """Nodes of "head", "neck", "hips", "left_eye", "right_eye", "left_arm", "right_arm" and feet, as far as known."""
+    """Nodes of "head", "neck", "hips", "left_eye", "right_eye", "left_arm", "right_arm" and limbs, as far as known."""
     if model.humanoid:
         return {_VRM[name]: node for name, node in model.humanoid.items() if name in _VRM}
     found = _by_name(model)

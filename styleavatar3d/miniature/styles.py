@@ -13,7 +13,7 @@ from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import ramp, shirt_mask, symmetric_bumps
-from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL, MOUTH, SHIRT, SKIN, TEETH, Figure
+from styleavatar3d.figures.heads import EYE, FRAME, HAIR, HAT, LASH, LENS, METAL, MOUTH, SHIRT, SKIN, TEETH, Bust
 from styleavatar3d.figures.looks import STYLES
 from styleavatar3d.figures.rasterize import GBuffer
 from styleavatar3d.miniature.facets import cube_faces, facet_normals
@@ -33,7 +33,7 @@ _STEP, _FOLD = 0.03, 0.25
 class Surface:
     """Visible points of a figure: template coordinates, unit world normals, part ids with the shirt told apart."""
 
-    figure: Figure
+    figure: Bust
     points: Float[Tensor, "points 3"]
     normals: Float[Tensor, "points 3"]
     parts: Int[Tensor, "points"]
@@ -60,7 +60,7 @@ class Surface:
 
 
 def shade(
-    figure: Figure,
+    figure: Bust,
     style: str,
     points: Float[Tensor, "points 3"],
     normals: Float[Tensor, "points 3"],
