@@ -9,7 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, get_args
 
@@ -69,7 +69,7 @@ def find_config(path_or_name: str) -> Path:
         "there is no such config",
         got=path_or_name,
         expected=f"a path to a YAML file, or one of: {', '.join(known)}",
-        remedy=_did_you_mean(path_or_name, known),
+        remedy=suggest(path_or_name, known),
     )
 
 
@@ -137,7 +137,7 @@ def _explain(cls: type[BaseModel], problem: Any) -> str:
     path = ".".join(str(part) for part in problem["loc"]) or "(top)"
     if problem["type"] == "extra_forbidden":
         known = list(_model_at(cls, problem["loc"][:-1]).model_fields)
-        return f"{path}: unknown key. {_did_you_mean(str(problem['loc'][-1]), known)}"
+        return f"{path}: unknown key. {suggest(str(problem['loc'][-1]), known)}"
     if problem["type"] == "missing":
         return f"{path}: missing, and it has no default"
     if problem["type"] == "value_error":
@@ -158,6 +158,8 @@ def _model_at(cls: type[BaseModel], path: Sequence[Any]) -> type[BaseModel]:
     return cls
 
 
-def _did_you_mean(word: str, known: Sequence[str]) -> str:
+def suggest(word: str, known: Iterable[str]) -> str:
+    """The known name nearest to `word`, or all of them."""
+    known = list(known)
     close = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known)}"
+    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(known) or 'none'}"

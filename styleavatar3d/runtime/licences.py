@@ -1,7 +1,11 @@
 """Licences as model cards state them, so that what is made with a model can say them too."""
 
+from functools import cache
+from typing import Any, NamedTuple
+
 import yaml
 
+from styleavatar3d.assets import assets
 from styleavatar3d.runtime.storage import Storage
 
 CARD_FILE = "README.md"
@@ -23,3 +27,31 @@ def stated_licences(storage: Storage) -> list[str]:
         card = None
     stated = next((card[key] for key in _KEYS if card.get(key)), []) if isinstance(card, dict) else []
     return [str(name) for name in ([stated] if isinstance(stated, str) else stated)] or [NOT_STATED]
+
+
+class Licence(NamedTuple):
+    """What a licence asks for. `derivatives`: models trained on what the weights make must carry its terms on."""
+
+    id: str
+    name: str
+    derivatives: bool
+    commercial: str
+    meaning: str
+
+
+@cache
+def _known() -> dict[str, Any]:
+    return yaml.safe_load((assets() / "data" / "licences.yaml").read_text(encoding="utf-8"))
+
+
+def known_licence(model: str) -> str:
+    """The licence of a model of the hub, as its card stated it when this was released; `NOT_STATED` if not known."""
+    return _known()["models"].get(model.partition("@")[0], NOT_STATED)
+
+
+def explain(licence: str) -> Licence:
+    """What a licence means, by the id that model cards use. One that is not known is taken for a strict one."""
+    known = _known()["licences"].get(licence.lower())
+    if known is None:
+        return Licence(licence, licence, True, "not known", "not known here: find out before you share what it makes")
+    return Licence(licence, **known)

@@ -77,7 +77,7 @@ def samples(config: PromptsConfig = SHIPPED, seed: int = 0, count: int = 8) -> l
 
 
 def chi_square(found: Float[Tensor, "cells"], expected: Float[Tensor, "cells"]) -> ChiSquare:
-    """Pearson's test of counts with the same sum; cells of which fewer than `FEWEST` are expected are taken together."""
+    """Pearson's test of counts with the same sum; cells expected fewer than `FEWEST` times are taken together."""
     order = expected.argsort(descending=True)
     found, expected = found[order], expected[order]
     many = int((expected >= FEWEST).sum())

@@ -17,6 +17,7 @@ from itertools import accumulate
 from typing import NamedTuple
 
 from styleavatar3d.camera.cameras import view_name
+from styleavatar3d.config import suggest
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.random import uniform
 from styleavatar3d.synthesis.vocabulary import (
@@ -28,7 +29,6 @@ from styleavatar3d.synthesis.vocabulary import (
     Vocabulary,
     allowed,
     load_vocabulary,
-    nearest,
 )
 
 PEOPLE = ("gender", "age", "kind")
@@ -176,7 +176,7 @@ class Dice:
         known = {"style": list(self.words.styles)} | {name: list(one.values) for name, one in self.variables.items()}
         for name, value in given.items():
             if value not in known.get(name, ()):
-                remedy = nearest(value, known[name]) if name in known else nearest(name, known)
+                remedy = suggest(value, known[name]) if name in known else suggest(name, known)
                 raise StyleAvatarError("nothing of this name can be given", got=f"{name}: {value}", remedy=remedy)
 
     def law(self, through: tuple[str, str] | None = None) -> dict[str, dict[str, float]]:
@@ -227,7 +227,7 @@ def pick(weights: Mapping[str, float], number: float) -> str:
 @lru_cache(maxsize=256)
 def subset_sums(weights: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
     """[i][k]: the sum, over all sets of k of weights[i:], of the products (elementary symmetric polynomials)."""
-    rows = [(1.0,)]
+    rows: list[tuple[float, ...]] = [(1.0,)]
     for weight in reversed(weights):
         last = rows[-1]
         rows.append(tuple(a + weight * b for a, b in zip((*last, 0.0), (0.0, *last), strict=True)))

@@ -6,7 +6,6 @@ such a section too. `PromptsConfig` says which file, and restricts or weighs wha
 
 from __future__ import annotations
 
-import difflib
 import re
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -17,7 +16,7 @@ from pydantic import Field, model_validator
 
 from styleavatar3d.assets import assets
 from styleavatar3d.camera.cameras import SECTORS
-from styleavatar3d.config import Strict, read_yaml, validate
+from styleavatar3d.config import Strict, read_yaml, suggest, validate
 from styleavatar3d.errors import ConfigError
 
 Weight = Annotated[float, Field(ge=0, allow_inf_nan=False)]
@@ -122,7 +121,7 @@ class Vocabulary(Strict):
     pitches: dict[str, Pitch] = Field(min_length=1)
     together: tuple[Together, ...] = ()
     styles: dict[str, Style] = Field(min_length=1)
-    people: dict[Literal["gender", "age", "kind"], Attribute]
+    people: dict[str, Attribute]
     children: dict[str, str] = Field(default_factory=dict)
     attributes: dict[str, Attribute]
 
@@ -228,15 +227,10 @@ def _same(names: Mapping[str, Any], wanted: Sequence[str], where: str) -> None:
 def _known(names: Sequence[str] | Mapping[str, Any], known: Any, where: str) -> None:
     for name in names:
         if name not in known:
-            raise ValueError(f"{where}: unknown '{name}'. {nearest(name, known)}")
+            raise ValueError(f"{where}: unknown '{name}'. {suggest(name, known)}")
 
 
 def _must_be_known(names: Mapping[str, Any], known: Mapping[str, Any], where: str) -> None:
     for name in names:
         if name not in known:
-            raise ConfigError(f"{where}: unknown '{name}'", remedy=nearest(name, known))
-
-
-def nearest(name: str, known: Any) -> str:
-    close = difflib.get_close_matches(name, list(known), n=1, cutoff=0.5)
-    return f"did you mean '{close[0]}'?" if close else f"known: {', '.join(sorted(known)) or 'none'}"
+            raise ConfigError(f"{where}: unknown '{name}'", remedy=suggest(name, known))
