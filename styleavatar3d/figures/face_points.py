@@ -1,6 +1,6 @@
-"""The 70 points of the face that OpenPose draws: the usual 68 (Sagonas et al., "300 Faces in-the-Wild", 2013), and pupils.
+"""The 70 points of a face that OpenPose draws: the usual 68 (Sagonas et al., "300 Faces in-the-Wild", 2013) and pupils.
 
-From the figure's right ear to its left one, points 0-16 follow the jaw; 17-21 are the right brow and 22-26 the left one,
+From the figure's right ear to its left one, points 0-16 follow the jaw; 17-21 are the right brow, 22-26 the left one,
 27-30 the bridge of the nose and 31-35 its base; 36-41 the lids of the right eye and 42-47 those of the left, from the
 corner on the right over the top; 48-59 the border of the lips and 60-67 where they meet, likewise; 68 and 69 the right
 and the left pupil.

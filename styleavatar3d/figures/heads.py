@@ -7,7 +7,7 @@ baked, and from what). `faces` shapes the head of a look, `dress` puts on what i
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
-from typing import Self
+from typing import TypeVar
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -18,6 +18,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import SCALP
 from styleavatar3d.figures.landmarks import landmark_vertices
 from styleavatar3d.figures.looks import Look
+from styleavatar3d.figures.rasterize import GBuffer
 
 SKIN, EYE, LASH, HAIR, SHIRT, FRAME, LENS, ANTENNA, TEETH, MOUTH, HAT, TUSK, METAL = range(13)
 """Part ids. The shirt is the lower part of the skin's faces; `anatomy.shirt_mask` separates it. MOUTH is the tongue and
@@ -39,6 +40,7 @@ _KNOTS = {
 }
 ORIGINS = ("african", "asian", "caucasian")
 _FLIP = torch.tensor([-1.0, 1.0, 1.0])
+Kind = TypeVar("Kind", bound="Figure")
 
 
 @dataclass(frozen=True)
@@ -67,10 +69,14 @@ class Figure:
         """Faces that are never seen from behind."""
         return self._in(_CLOSED)
 
+    def albedo(self, buffer: GBuffer) -> Float[Tensor, "covered 3"] | None:
+        """Colours of its own, sRGB 0..1, of the covered pixels; None for a figure that waits to be painted."""
+        return None
+
     def _in(self, parts: tuple[int, ...]) -> Bool[Tensor, "faces"]:
         return torch.isin(self.parts, self.parts.new_tensor(parts))
 
-    def to(self, device: torch.device | str) -> Self:
+    def to(self: Kind, device: torch.device | str) -> Kind:
         moved = {name: value.to(device) for name, value in vars(self).items() if isinstance(value, Tensor)}
         points = {name: point.to(device) for name, point in self.key_points.items()}
         return replace(self, key_points=points, **moved)

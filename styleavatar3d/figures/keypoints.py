@@ -1,4 +1,6 @@
-"""The part of the 18-point body layout that a bust has: which points a camera sees, and how ControlNet draws them."""
+"""The 18-point body layout: which points a camera sees, and how the miniature draws those that a bust has."""
+
+from collections.abc import Sequence
 
 import torch
 from jaxtyping import Bool, Float
@@ -7,26 +9,52 @@ from torch import Tensor
 from styleavatar3d.figures.heads import EYE, MOUTH, SKIN, TEETH, Figure
 from styleavatar3d.figures.rasterize import project
 
-POINT_COLORS = {
+BODY = {
     "nose": (255, 0, 0),
     "neck": (255, 85, 0),
     "right_shoulder": (255, 170, 0),
+    "right_elbow": (255, 255, 0),
+    "right_wrist": (170, 255, 0),
     "left_shoulder": (85, 255, 0),
+    "left_elbow": (0, 255, 0),
+    "left_wrist": (0, 255, 85),
+    "right_hip": (0, 255, 170),
+    "right_knee": (0, 255, 255),
+    "right_ankle": (0, 170, 255),
+    "left_hip": (0, 85, 255),
+    "left_knee": (0, 0, 255),
+    "left_ankle": (85, 0, 255),
     "right_eye": (170, 0, 255),
     "left_eye": (255, 0, 255),
     "right_ear": (255, 0, 170),
     "left_ear": (255, 0, 85),
 }
-LIMBS = {
+"""The points in their order, in the colours that ControlNet was taught."""
+BONES = {
     ("neck", "right_shoulder"): (153, 0, 0),
     ("neck", "left_shoulder"): (153, 51, 0),
+    ("right_shoulder", "right_elbow"): (153, 102, 0),
+    ("right_elbow", "right_wrist"): (153, 153, 0),
+    ("left_shoulder", "left_elbow"): (102, 153, 0),
+    ("left_elbow", "left_wrist"): (51, 153, 0),
+    ("neck", "right_hip"): (0, 153, 0),
+    ("right_hip", "right_knee"): (0, 153, 51),
+    ("right_knee", "right_ankle"): (0, 153, 102),
+    ("neck", "left_hip"): (0, 153, 153),
+    ("left_hip", "left_knee"): (0, 102, 153),
+    ("left_knee", "left_ankle"): (0, 51, 153),
     ("neck", "nose"): (0, 0, 153),
     ("nose", "right_eye"): (51, 0, 153),
     ("right_eye", "right_ear"): (102, 0, 153),
     ("nose", "left_eye"): (153, 0, 153),
     ("left_eye", "left_ear"): (153, 0, 102),
 }
-POINTS = tuple(POINT_COLORS)
+"""What joins them, in the order in which it is drawn: the rainbow again, at 0.6 of its brightness."""
+_BUST = ("nose", "neck", "right_shoulder", "left_shoulder", "right_eye", "left_eye", "right_ear", "left_ear")
+POINT_COLORS = {name: BODY[name] for name in _BUST}
+LIMBS = {ends: color for ends, color in BONES.items() if set(ends) <= set(_BUST)}
+POINTS = _BUST
+"""Those that the miniature's models know."""
 
 _FLESH = (SKIN, EYE, TEETH, MOUTH)
 """What hides points: skin alone has holes, through which the far ear would be seen."""
@@ -36,22 +64,24 @@ JOINT = 0.3
 """Neck and shoulders lie inside the body: they are seen through their own flesh, but not through the whole chest."""
 EYEBALL = 0.04
 """Eyes lie deep between nose and brow, and bulge: 2.5 cm."""
-_DEPTH_ALLOWED = {
+_DEPTH_ALLOWED = dict.fromkeys(BODY, JOINT) | {
+    "nose": SURFACE,
     "right_eye": EYEBALL,
     "left_eye": EYEBALL,
-    "neck": JOINT,
-    "right_shoulder": JOINT,
-    "left_shoulder": JOINT,
+    "right_ear": SURFACE,
+    "left_ear": SURFACE,
 }
 
 
 def locate(
-    figure: Figure, labels: Float[Tensor, "views 25"]
+    figure: Figure, labels: Float[Tensor, "views 25"], names: Sequence[str] = POINTS
 ) -> tuple[Float[Tensor, "views points 2"], Bool[Tensor, "views points"]]:
-    """Image coordinates over image size, and visibility, of `POINTS`."""
-    points = torch.stack([figure.key_points[name] for name in POINTS])
-    allowed = points.new_tensor([_DEPTH_ALLOWED.get(name, SURFACE) for name in POINTS])
-    return seen(figure, points, allowed, labels)
+    """Image coordinates over image size, and visibility, of points of `BODY`; those a figure lacks are not visible."""
+    nowhere = figure.vertices.new_zeros(3)
+    points = torch.stack([figure.key_points.get(name, nowhere) for name in names])
+    allowed = points.new_tensor([_DEPTH_ALLOWED[name] for name in names])
+    xy, visible = seen(figure, points, allowed, labels)
+    return xy, visible & torch.tensor([name in figure.key_points for name in names], device=visible.device)
 
 
 def seen(

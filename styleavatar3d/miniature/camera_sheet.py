@@ -63,9 +63,9 @@ def depth_sheet(size: int) -> Image.Image:
         "picture": view.image,
         "mask": _grey(view.mask),
         f"depth {near:.2f} to {far:.2f}": _grey(metric),
-        "depth guidance": view.guidance.depth_rgb,
-        "key points": view.guidance.keypoints_rgb,
-        "both in one": hybrid(view.guidance.depth_rgb, view.guidance.keypoints_rgb),
+        "depth guidance": view.guidance.pictures["depth"],
+        "key points": view.guidance.pictures["keypoints"],
+        "both in one": hybrid(*view.guidance.pictures.values()),
     }
     return _rows([_picture(picture) for picture in pictures.values()], list(pictures), columns=3)
 

@@ -11,7 +11,8 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.guidance import hybrid
+from styleavatar3d.figures.guidance import KINDS as GUIDES
+from styleavatar3d.figures.guidance import guide, hybrid
 from styleavatar3d.figures.heads import HeadModel
 from styleavatar3d.figures.looks import ATTRIBUTES, STYLES, Look, draw_look
 from styleavatar3d.miniature import backgrounds
@@ -22,6 +23,7 @@ _STEP = 4
 """Colours of contact sheets are rounded, which nobody sees, and which halves the files."""
 YAWS = (0.0, 40.0, -75.0, 160.0)
 HAIR_YAWS = (0.0, 45.0, 90.0, 135.0, 180.0)
+GUIDE_YAWS = (0.0, 40.0, -75.0, 130.0, 180.0)
 WOMAN = Look(gender="woman", skin="tan", hair="long", hair_color="red", eyes="green", shirt_color="blue",
              smile=True, seed=3)  # fmt: skip
 MAN = Look(gender="man", skin="brown", hair="quiff", hair_color="black", beard="full beard", shirt="collared shirt",
@@ -39,8 +41,13 @@ KINDS = (
 """One of each kind, and two of the first."""
 
 
-def write_guidance(out: str, count: int = 6, seed: int = 0, size: int = 128) -> dict[str, Any]:
-    """Write, for each of `count` figures, the render, its depth, its key points and both in one; and a sheet of all."""
+def write_guidance(
+    out: str, count: int = 6, seed: int = 0, size: int = 128, kinds: Sequence[str] = GUIDES
+) -> dict[str, Any]:
+    """Write, for each of `count` figures, the render and its guidance of all `kinds`, and a sheet of all.
+
+    Asked for both, depth and key points are also drawn into one picture.
+    """
     if not 1 <= count <= 256 or not 16 <= size <= 1024:
         raise StyleAvatarError("no such sheet", got=f"{count} figures of {size} px", expected="1-256 of 16-1024 px")
     folder = Path(out)
@@ -49,19 +56,15 @@ def write_guidance(out: str, count: int = 6, seed: int = 0, size: int = 128) -> 
     for index in range(count):
         figure, camera = build_figure(draw_look(seed, index)), Camera.orbit(YAWS[index % 4], 5.0)
         view = render_view(figure, STYLES[index % len(STYLES)], camera, size)
-        guide = view.guidance
-        pictures = {
-            "figure": view.image,
-            "depth": guide.depth_rgb,
-            "keypoints": guide.keypoints_rgb,
-            "hybrid": hybrid(guide.depth_rgb, guide.keypoints_rgb),
-        }
+        pictures = {"figure": view.image} | guide(figure, camera, size, kinds).pictures
+        if {"depth", "keypoints"} <= pictures.keys():
+            pictures["hybrid"] = hybrid(pictures["depth"], pictures["keypoints"])
         for kind, picture in pictures.items():
             files.append(str(folder / f"{index:03d}-{kind}.png"))
             Path(files[-1]).write_bytes(png(picture.permute(2, 0, 1)))
         rows += [picture.permute(2, 0, 1) for picture in pictures.values()]
     sheet = folder / "sheet.png"
-    sheet.write_bytes(png(grid(torch.stack(rows), columns=8)))
+    sheet.write_bytes(png(grid(torch.stack(rows), columns=len(pictures))))
     return {"out": out, "sheet": str(sheet), "files": files}
 
 
@@ -145,7 +148,18 @@ def _backgrounds(size: int) -> Tensor:
     return grid(torch.stack(cells), columns=len(cells))
 
 
+def _guidance(size: int) -> Tensor:
+    """A row for the picture and one for each kind of guidance, a column for each yaw; larger, for lines to be seen."""
+    figure, rows, size = build_figure(replace(MAN, beard="none", glasses="round glasses")), [], size * 5 // 3
+    for yaw in GUIDE_YAWS:
+        camera = Camera.orbit(yaw, 5.0)
+        guides = guide(figure, camera, size, GUIDES).pictures.values()
+        rows.append(torch.stack([render_view(figure, "cartoon", camera, size).image, *guides]))
+    return grid(torch.stack(rows, 1).flatten(0, 1).permute(0, 3, 1, 2), columns=len(GUIDE_YAWS))
+
+
 _SHEETS = {
+    "guidance": _guidance,
     "styles": _styles,
     "hair": _hair,
     "people": _people,

@@ -153,9 +153,9 @@ def make_pictures(
     config: SynthesisConfig, model: Model, synthesizer: Synthesizer, scenes: Sequence[Scene]
 ) -> list[Sample]:
     """Pose the scenes' figures and diffuse a batch of pictures."""
-    views = [guide(_figure(scene.look), scene.camera, config.data.resolution) for scene in scenes]
-    drawn = {"depth": [view.depth_rgb for view in views], "keypoints": [view.keypoints_rgb for view in views]}
-    poses = {one.kind: torch.stack(drawn[one.kind]) for one in config.sample.guidance}
+    kinds = [one.kind for one in config.sample.guidance]
+    views = [guide(_figure(scene.look), scene.camera, config.data.resolution, kinds) for scene in scenes]
+    poses = {kind: torch.stack([view.pictures[kind] for view in views]) for kind in kinds}
     seeds = [key(config.run.seed, "picture", scene.index) for scene in scenes]
     prompts, negatives = zip(*(scene.prompt for scene in scenes), strict=True)
     sample = config.sample

@@ -66,15 +66,16 @@ def test_points_have_the_colours_of_the_body_layout(figure):
 
 def test_guidance_of_a_view(figure):
     view = guide(figure, Camera.orbit(30.0, 10.0), 64)
-    assert view.depth_rgb.shape == view.keypoints_rgb.shape == (64, 64, 3) and view.depth_rgb.dtype == torch.uint8
+    assert view.pictures["depth"].shape == view.pictures["keypoints"].shape == (64, 64, 3)
+    assert view.pictures["depth"].dtype == torch.uint8
     assert torch.equal(view.depth.isfinite(), view.mask > 0)
     covered = view.depth[view.mask > 0]
     assert 2.2 < covered.min() < covered.max() < 3.2
-    grey = view.depth_rgb[..., 0]
+    grey = view.pictures["depth"][..., 0]
     assert grey[view.mask == 0].max() == 0 and grey.max() == 255
     nearest = view.depth.flatten().argmin()
     assert grey.flatten()[nearest] > 240
-    assert (view.depth_rgb == grey[..., None]).all()
+    assert (view.pictures["depth"] == grey[..., None]).all()
 
 
 def test_a_mirrored_camera_sees_the_mirrored_guidance():

@@ -83,7 +83,7 @@ def test_a_background_stands_behind_the_figure_and_changes_nothing_else(figure):
     assert torch.equal(plain.image[plain.mask == 255], before.image[plain.mask == 255])
     backdrop = (backdrop_of("sunset", 64) * 255).round().to(torch.uint8)
     assert torch.equal(before.image[plain.mask == 0], backdrop[plain.mask == 0])
-    assert torch.equal(plain.mask, before.mask) and torch.equal(plain.guidance.depth_rgb, before.guidance.depth_rgb)
+    assert torch.equal(plain.mask, before.mask) and torch.equal(plain.depth, before.depth)
 
 
 def test_only_ink_belongs_to_the_picture(figure):
