@@ -133,7 +133,7 @@ def load_figure(path: str | Path, landmarks: str | Path | None = None, limits: L
     guard = Guard(path.name, limits)
     try:
         model = _opaque(_read(data, guard, path))
-        figure = _figure(model, given, path, hashlib.sha256(data).hexdigest())
+        figure = figure_of(model, path.name, hashlib.sha256(data).hexdigest(), given)
     except (MemoryError, RecursionError, OverflowError) as error:
         guard.refuse("it needs more than this machine has", got=type(error).__name__, remedy="simplify the model")
     guard.tick()
@@ -179,7 +179,10 @@ def _texels(paint: Paint, uv: Float[Tensor, "points 2"]) -> UInt8[Tensor, "point
     return texture[y.clamp(0, height - 1), x.clamp(0, width - 1)].to(uv.device)
 
 
-def _figure(model: Model3D, landmarks: dict[str, Tensor] | None, path: Path, sha256: str) -> FileFigure:
+def figure_of(
+    model: Model3D, source: str, sha256: str, landmarks: dict[str, Float[Tensor, "3"]] | None = None
+) -> FileFigure:
+    """The figure that a model shows. Raises StyleAvatarError where no head is found."""
     shift, size = _spread(model)
     vertices = torch.tensor((model.vertices - shift) / size, dtype=torch.float32)
     faces, paint = torch.tensor(model.faces), torch.tensor(model.paint)
@@ -199,7 +202,7 @@ def _figure(model: Model3D, landmarks: dict[str, Tensor] | None, path: Path, sha
         canonical=world @ placed.canonical[:, :3].T + placed.canonical[:, 3], normals=_smooth_normals(world, faces),
         key_points=placed.key_points, landmarks=placed.head[HeadModel.load().landmarks],
         colors=torch.tensor(model.colors, dtype=torch.float32), uv=torch.tensor(model.uv, dtype=torch.float32),
-        paint=paint, paints=model.paints, source=path.name, sha256=sha256, title=model.title,
+        paint=paint, paints=model.paints, source=source, sha256=sha256, title=model.title,
         licence=model.licence or "not stated", found_by=placed.found_by,
     )  # fmt: skip
 

@@ -327,13 +327,12 @@ def _outermost(
 
 def _body(pose: Pose, turn: Tensor, body: Cloud, known: dict[str, Tensor]) -> dict[str, Tensor]:
     """Neck and shoulders: as known, else as the fitted head carries them, within the body, and limbs of a rig."""
-    model, placed = HeadModel.load(), pose.place()
+    carried = _average_body(pose, turn)
     local = (body.points - pose.middle) @ turn / pose.height
     points = {name: point for name, point in known.items() if name in LIMB_POINTS}
     for name in BODY_POINTS:
         side = {"left": 1.0, "right": -1.0}.get(name.partition("_")[0], 0.0)
-        said = placed[model.joints[f"{name[0]}-shoulder" if side else "neck"]]
-        at = (said - pose.middle) @ turn / pose.height
+        at = (carried[name] - pose.middle) @ turn / pose.height
         level = local[(local[:, 1] - at[1]).abs() < 0.08]
         if name in known:
             points[name] = known[name]
@@ -342,6 +341,18 @@ def _body(pose: Pose, turn: Tensor, body: Cloud, known: dict[str, Tensor]) -> di
             at[0] = side * min(abs(float(at[0])), 0.85 * reach)
             points[name] = turn @ at * pose.height + pose.middle
     return points
+
+
+def _average_body(pose: Pose, turn: Tensor) -> dict[str, Tensor]:
+    """Neck and shoulders of the average body under a head of this height: what a face tells of a body is little."""
+    model, placed = HeadModel.load(), pose.place()
+    names = model.points
+    height = ((placed[names["crown"]] - placed[names["chin"]]) @ turn)[1]
+    here = (placed[names["left_ear"]] + placed[names["right_ear"]]) / 2
+    there = (model.template[names["left_ear"]] + model.template[names["right_ear"]]) / 2
+    joints = {"neck": "neck", "left_shoulder": "l-shoulder", "right_shoulder": "r-shoulder"}
+    offset = {name: (model.template[model.joints[joint]] - there) / HEIGHT for name, joint in joints.items()}
+    return {name: here + turn @ step * height for name, step in offset.items()}
 
 
 def _in_our_world(pose: Pose, turn: Tensor, points: dict[str, Tensor], found_by: str) -> Placed:

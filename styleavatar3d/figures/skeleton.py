@@ -21,7 +21,8 @@ _VRM = {
 }  # fmt: skip
 _NOISE = {"mixamorig", "armature", "bip", "biped", "valve", "valvebiped", "cc", "base", "def", "org", "mch", "j", "c",
           "m", "jnt", "joint", "joints", "bone", "bind", "sk", "skel", "skeleton", "rig", "rigged", "character",
-          "metarig", "bn", "b", "adj", "sec", "center", "centre", "mid", "g", "gltf", "human", "genesis"}  # fmt: skip
+          "metarig", "bn", "b", "adj", "avg",
+          "sec", "center", "centre", "mid", "g", "gltf", "human", "genesis"}  # fmt: skip
 _SIDES = {"l": "left", "left": "left", "lft": "left", "r": "right", "right": "right", "rgt": "right"}
 _MMD = {"頭": "head", "首": "neck", "左目": "left_eye", "右目": "right_eye", "左腕": "left_arm", "右腕": "right_arm",
         "センター": "hips", "左足首": "left_ankle", "右足首": "right_ankle"}  # fmt: skip
@@ -117,6 +118,7 @@ def _by_structure(model: Model3D) -> dict[str, int]:
         chain = max((_longest(child, children) for child in between), key=len)
         if len(chain) <= 4:
             chain = chain[:2] if len(chain) > 1 else [chain[0], chain[0]]
+            left, right = (_beyond_collar(model, arm, children) for arm in (left, right))
             return {"left_arm": left, "right_arm": right, "neck": chain[0], "head": chain[1], "guessed": joint}
     return {}
 
@@ -135,6 +137,15 @@ def _pair(model: Model3D, joint: int, kids: list[int], children: dict) -> tuple[
             if reach[0] == reach[1] >= 2 and uneven < best:
                 best, found = uneven, (one, other)
     return found
+
+
+def _beyond_collar(model: Model3D, first: int, children: dict[int, list[int]]) -> int:
+    """The upper arm of a chain: an upper arm is about as long as a forearm, a collar bone is shorter than the arm."""
+    chain = _longest(first, children)[:3]
+    if len(chain) < 3 or model.positions is None:
+        return first
+    one, two = np.linalg.norm(np.diff(model.positions[chain], axis=0), axis=1)
+    return chain[1] if one < 0.7 * two else first
 
 
 def _longest(node: int, children: dict[int, list[int]]) -> list[int]:

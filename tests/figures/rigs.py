@@ -1,4 +1,4 @@
-"""Writes the GLB, VRM, OBJ and PLY files that the tests read: our own figures, on skeletons named as others name them."""
+"""Writes the GLB, VRM, OBJ and PLY files that the tests read: our figures, on skeletons named as others name them."""
 
 import json
 import struct
@@ -117,7 +117,8 @@ def rigged(figure, scheme="mixamo", turn=None, scale=1.0, eyes=True, names=True,
             glb.json["nodes"][node]["name"] = f"socket_{node}"
         glb.json["scenes"][0]["nodes"] += [4, 5]
     inverse = np.linalg.inv(bind).transpose(0, 2, 1).reshape(-1, 16)
-    glb.json["skins"] = [{"joints": list(range(len(CHAIN))), "inverseBindMatrices": glb.array(inverse, "MAT4", np.float32)}]
+    matrices = glb.array(inverse, "MAT4", np.float32)
+    glb.json["skins"] = [{"joints": list(range(len(CHAIN))), "inverseBindMatrices": matrices}]
     which, share = weights(figure)
     shared = {"POSITION": glb.array(vertices, "VEC3", np.float32), "JOINTS_0": glb.array(which, "VEC4", np.uint8),
               "WEIGHTS_0": glb.array(share, "VEC4", np.float32)}  # fmt: skip

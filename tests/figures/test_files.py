@@ -1,0 +1,252 @@
+import io
+import json
+import sys
+import time
+
+import numpy as np
+import pytest
+import torch
+from figures import hostile, rigs
+from scipy.spatial.transform import Rotation
+
+from styleavatar3d.camera.cameras import Camera
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.files import load_figure, part_of
+from styleavatar3d.figures.guidance import guide
+from styleavatar3d.figures.heads import EYE, FRAME, HAIR, LASH, SHIRT, SKIN
+from styleavatar3d.figures.looks import Look
+from styleavatar3d.figures.model3d import FileRefused, Guard, Limits
+from styleavatar3d.figures.rasterize import rasterize
+from styleavatar3d.figures.skeleton import words
+
+EYES, EARS, NOSE = 0.02, 0.03, 0.02
+"""Tolerances of key points, world units: 13, 19 and 13 mm on an adult's head."""
+Z_UP = Rotation.from_euler("x", 90, degrees=True).as_matrix()
+BACKWARDS = Rotation.from_euler("y", 180, degrees=True).as_matrix()
+HOSTILE = dict(hostile.files())
+
+
+@pytest.fixture(scope="module")
+def bust():
+    return build_figure(Look(hair="short", seed=3))
+
+
+def misses(truth, figure) -> dict[str, float]:
+    """How far key points are from the true ones, in head heights of 0.36, whatever the scale chosen."""
+    names = ("left_shoulder", "right_shoulder", "nose", "left_ear", "right_ear")
+    used = [truth.vertices[truth.faces.unique()], figure.vertices[figure.faces.unique()]]
+    (low, high), (here_low, here_high) = ((v.amin(0), v.amax(0)) for v in used)
+    scale = (here_high - here_low).norm() / (high - low).norm()
+    middle, here = (low + high) / 2, (here_low + here_high) / 2
+    assert 0.85 < scale < 1.2, "a bare head is 0.36 units high"
+    names = [name for name in truth.key_points if name in figure.key_points]
+    return {
+        name: float(((figure.key_points[name] - here) / scale + middle - truth.key_points[name]).norm())
+        for name in names
+    }
+
+
+def assert_near(truth, figure, ears: float = EARS, shoulders: float = 0.005):
+    missed = misses(truth, figure)
+    assert max(missed["left_eye"], missed["right_eye"]) < EYES, missed
+    assert max(missed["left_ear"], missed["right_ear"]) < ears, missed
+    assert missed["nose"] < NOSE, missed
+    assert max(missed["neck"], missed["left_shoulder"], missed["right_shoulder"]) < shoulders, missed
+
+
+def load(path, data: bytes, **more):
+    path.write_bytes(data)
+    return load_figure(path, **more)
+
+
+@pytest.mark.parametrize("scheme", ["mixamo", "sketchfab", "smpl", "unnamed"])
+def test_rigs_give_their_key_points(tmp_path, bust, scheme):
+    figure = load(tmp_path / "rig.glb", rigs.rigged(bust, scheme, posed=True))
+    assert figure.found_by == "skeleton"
+    assert_near(bust, figure)
+
+
+BONES = dict(zip(("neck", "head", "left_eye", "right_eye", "left_arm", "right_arm"), (2, 3, 4, 5, 7, 10), strict=True))
+
+
+@pytest.mark.parametrize("scheme", list(rigs.SCHEMES))
+def test_bones_are_known_by_their_names(bust, scheme):
+    from styleavatar3d.figures.gltf_model import read_gltf
+    from styleavatar3d.figures.skeleton import bones
+
+    found = bones(read_gltf(rigs.rigged(bust, scheme), Guard(scheme)))
+    expected = {bone: node for bone, node in BONES.items() if "eye" not in bone or scheme not in ("smpl", "unnamed")}
+    assert {bone: found.get(bone) for bone in expected} == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "meaning"),
+    [
+        ("mixamorig:LeftForeArm", ("left", "forearm")), ("mixamorig:HeadTop_End_67", ("", "headtopend")),
+        ("Bip001 R UpperArm", ("right", "upperarm")), ("head.001", ("", "head")), ("hair_L_02", ("left", "hair")),
+        ("ValveBiped.Bip01_Head1", ("", "head")), ("upperarm_r", ("right", "upperarm")),
+    ],
+)  # fmt: skip
+def test_prefixes_numbers_and_sides_are_told_from_names(name, meaning):
+    assert words(name) == meaning
+
+
+@pytest.mark.parametrize(("version", "turn"), [(0, BACKWARDS), (1, np.eye(3))])
+def test_vrm_faces_us_whichever_way_its_version_faces(tmp_path, bust, version, turn):
+    figure = load(tmp_path / "a.vrm", rigs.rigged(bust, "vroid", turn=turn, scale=0.64, vrm=version))
+    assert_near(bust, figure)
+    assert figure.title == "Test" and figure.licence in ("CC0", "https://vrm.dev/licenses/1.0/")
+
+
+def test_a_rig_without_eyes_or_names_in_other_axes_and_units(tmp_path, bust):
+    data = rigs.rigged(bust, "unreal", turn=Z_UP, scale=64.0, eyes=False, names=False)
+    assert_near(bust, load(tmp_path / "rig.glb", data))
+
+
+def test_hats_and_hair_do_not_mislead(tmp_path):
+    worn = build_figure(Look(hair="long", hat="beanie", seed=5))
+    figure = load(tmp_path / "rig.glb", rigs.rigged(worn, "rigify", eyes=False))
+    assert_near(worn, figure)
+
+
+@pytest.mark.parametrize(("suffix", "turn"), [("ply", np.eye(3)), ("obj", Z_UP)])
+def test_heads_without_skeleton_are_found(tmp_path, bust, suffix, turn):
+    vertices = bust.vertices.numpy() @ turn.T * 170
+    faces = bust.faces.numpy()
+    data = rigs.ply(vertices, faces) if suffix == "ply" else rigs.obj(vertices, faces).encode()
+    figure = load(tmp_path / f"head.{suffix}", data)
+    assert figure.found_by == "fit"
+    assert_near(bust, figure, shoulders=0.09)
+
+
+def test_landmarks_fix_what_they_name(tmp_path, bust):
+    turn = Rotation.from_euler("xyz", [50, 70, -30], degrees=True).as_matrix()
+    names = ("left_eye", "right_eye", "left_ear", "right_ear", "nose", "neck")
+    points = {name: (bust.key_points[name].numpy() @ turn.T * 30 + 5).tolist() for name in names}
+    (tmp_path / "points.json").write_text(json.dumps({"points": points}))
+    data = rigs.ply(bust.vertices.numpy() @ turn.T * 30 + 5, bust.faces.numpy(), ">")
+    figure = load(tmp_path / "turned.ply", data, landmarks=tmp_path / "points.json")
+    assert figure.found_by == "landmarks"
+    ears = figure.key_points["left_ear"] - figure.key_points["right_ear"]
+    true_ears = bust.key_points["left_ear"] - bust.key_points["right_ear"]
+    assert torch.nn.functional.cosine_similarity(ears, true_ears, dim=0) > 0.99
+    eyes = figure.key_points["left_eye"] / ears.norm() - bust.key_points["left_eye"] / true_ears.norm()
+    assert float(eyes.norm()) < 0.12
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ('{"points": {"left_eye": [0, 0, 0], "right_eye": [1, 0, 0]}}', "do not fix a head"),
+        ('{"points": {"left_eye": [0, 0, 0], "right_eye": [1, 0, 0], "chin": [2, 0, 0]}}', "do not fix a head"),
+        ('{"points": {"tail": [0, 0, 0]}}', "unknown landmarks"),
+        ('{"points": {"chin": [0, 0]}}', "not a landmarks file"),
+        ('{"points": {"chin": [NaN, 0, 0]}}', "not a landmarks file"),
+        ("[]", "not a landmarks file"),
+    ],
+)
+def test_landmarks_that_make_no_sense(tmp_path, bust, text, said):
+    (tmp_path / "points.json").write_text(text)
+    data = rigs.ply(bust.vertices.numpy(), bust.faces.numpy())
+    with pytest.raises(StyleAvatarError, match=said):
+        load(tmp_path / "a.ply", data, landmarks=tmp_path / "points.json")
+
+
+def test_a_figure_from_a_file_is_guided_like_any_other(tmp_path, bust):
+    figure = load(tmp_path / "rig.glb", rigs.rigged(bust, "mixamo"))
+    view = guide(figure, Camera.orbit(30.0, 5.0), 64)
+    assert 0.2 < float((view.mask > 128).float().mean()) < 0.9
+    back = guide(figure, Camera.orbit(180.0, 0.0), 64)
+    seen = dict(zip(("nose", "neck"), back.visible[:2].tolist(), strict=True))
+    assert seen == {"nose": False, "neck": True}
+
+
+def test_textures_colour_the_figure(tmp_path, bust):
+    """A red picture on a skin of tint (1, 0.5, 1): its green is 0 and its red full."""
+    from PIL import Image
+
+    data = rigs.rigged(bust, "mixamo")
+    buffer = io.BytesIO()
+    Image.new("RGB", (8, 8), (255, 0, 0)).save(buffer, format="PNG")
+    glb = rigs.Glb()
+    size = int.from_bytes(data[12:16], "little")
+    glb.json, glb.binary = json.loads(data[20 : 20 + size]), data[28 + size :]
+    glb.json["images"] = [{"bufferView": glb.view(buffer.getvalue())}]
+    glb.json["textures"] = [{"source": 0}]
+    for material in glb.json["materials"]:
+        material["pbrMetallicRoughness"] = {"baseColorFactor": [1, 0.5, 1, 1], "baseColorTexture": {"index": 0}}
+    figure = load(tmp_path / "red.glb", glb.bytes())
+    sight = rasterize(figure.vertices, figure.faces, Camera.orbit(0.0, 0.0).label()[None], 32, figure.closed)
+    assert torch.allclose(figure.albedo(sight), torch.tensor([1.0, 0.0, 0.0]), atol=1e-3)
+
+
+def test_a_box_is_no_head(tmp_path):
+    import trimesh
+
+    box = trimesh.creation.box((1, 1, 0.02)).subdivide().subdivide()
+    with pytest.raises(StyleAvatarError, match="no head"):
+        load(tmp_path / "box.ply", rigs.ply(box.vertices, box.faces))
+
+
+@pytest.mark.parametrize(
+    ("name", "part"),
+    [
+        ("Face/Face/N00_000_00_FaceBrow_00_FACE (Instance)", LASH), ("Face//N00_000_00_EyeIris_00_EYE", EYE),
+        ("Wolf3D_Glasses//", FRAME), ("Body/Body/F00_001_01_Tops_01_CLOTH", SHIRT), ("//hair.003", HAIR),
+        ("Wolf3D_Head//Wolf3D_Skin", SKIN), ("EyeLeft//", EYE), ("//Material.001", SKIN),
+    ],
+)  # fmt: skip
+def test_names_tell_parts(name, part):
+    assert part_of(name) == part
+
+
+_OPENED: list[str] = []
+
+
+def _watch(event: str, args: tuple) -> None:
+    if event == "open" and isinstance(args[0], str):
+        _OPENED.append(args[0])
+    elif event.startswith("socket.") or event in ("subprocess.Popen", "os.system", "os.exec"):
+        _OPENED.append(event)
+
+
+@pytest.fixture(scope="module")
+def watched():
+    sys.addaudithook(_watch)
+    return _OPENED
+
+
+def test_there_are_a_hundred_hostile_files():
+    assert len(HOSTILE) >= 100
+
+
+@pytest.mark.parametrize("name", list(HOSTILE))
+def test_hostile_files_are_refused(tmp_path, watched, name):
+    path = tmp_path / name
+    path.write_bytes(HOSTILE[name])
+    watched.clear()
+    started = time.process_time()
+    with pytest.raises(StyleAvatarError) as refusal:
+        load_figure(path)
+    assert time.process_time() - started < 5
+    assert isinstance(refusal.value, FileRefused) or name.startswith("transparent")
+    outside = [file for file in watched if "passwd" in file or "win.ini" in file or file.startswith("socket")]
+    assert not outside
+    assert len(str(refusal.value)) < 1500
+
+
+def test_time_and_size_are_limited(tmp_path, bust):
+    data = rigs.obj(bust.vertices.numpy(), bust.faces.numpy()).encode()
+    for limits in (Limits(seconds=0.0), Limits(bytes=1000), Limits(vertices=100), Limits(faces=100)):
+        with pytest.raises(FileRefused):
+            load(tmp_path / "a.obj", data, limits=limits)
+
+
+def test_links_out_of_the_folder_are_refused(tmp_path):
+    (tmp_path / "secret.mtl").write_text("newmtl a\nKd 1 0 0\n")
+    inside = tmp_path / "inside"
+    inside.mkdir()
+    (inside / "a.mtl").symlink_to(tmp_path / "secret.mtl")
+    with pytest.raises(FileRefused, match="outside"):
+        load(inside / "a.obj", b"mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
