@@ -202,15 +202,13 @@ def guidance_cards(road: Road) -> list[Any]:
 
 def view_cards(road: Road, count: int = 8) -> list[Any]:
     from styleavatar3d.avatar.page import Card
-    from styleavatar3d.shards.loader import ShardDataset, decode_png
+    from styleavatar3d.shards.loader import ShardDataset
 
     dataset = ShardDataset(str(shards(road)))
     cards = []
     for i in range(count):
         place = i * (len(dataset) // count + 1) % len(dataset)  # styles take turns: no step of a multiple of them
-        number, index = dataset.places[place]
-        pose = decode_png(dataset.read(number, f"{index:09d}.guidance-depth.png"), "RGB")
-        sample = dataset[place]
+        pose, sample = dataset.guidance(place)["depth"], dataset[place]
         cards.append(Card([pose, sample["image"]], text=sample["json"]["prompt"]))
     return cards
 

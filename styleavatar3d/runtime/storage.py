@@ -49,6 +49,10 @@ class Storage(ABC):
         """The bytes of `name`; StyleAvatarError if there is no such blob."""
 
     @abstractmethod
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        """The bytes start..stop-1 of `name`, fewer where it ends."""
+
+    @abstractmethod
     def publish(self, name: str, data: bytes) -> str:
         """Put `data` under `name`, verified and all at once, over what was there. Returns its sha256."""
 
@@ -94,6 +98,11 @@ class LocalStorage(Storage):
             return self.local_path(name).read_bytes()
         except OSError as error:
             raise _disk_error("cannot read", self.local_path(name), error) from error
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        with _disk_errors("cannot read", self.local_path(name)), self.local_path(name).open("rb") as file:
+            file.seek(start)
+            return file.read(stop - start)
 
     def publish(self, name: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
@@ -189,6 +198,10 @@ class S3Storage(Storage):
     def read(self, name: str) -> bytes:
         with _s3_errors("cannot read", self._key(name)):
             return self.filesystem.cat_file(self._key(name))
+
+    def read_range(self, name: str, start: int, stop: int) -> bytes:
+        with _s3_errors("cannot read", self._key(name)):
+            return self.filesystem.cat_file(self._key(name), start=start, end=stop)
 
     def publish(self, name: str, data: bytes) -> str:
         with _s3_errors("cannot write", self._key(name)):

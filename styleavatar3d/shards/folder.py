@@ -6,18 +6,20 @@ import os
 import sys
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from styleavatar3d.camera.cameras import Camera, view_name
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import StopSignal
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
-from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest
+from styleavatar3d.shards.manifest import Entry, Plan, begin, commit, committed, manifest_hash
+from styleavatar3d.shards.parquet import finish
 from styleavatar3d.shards.pictures import Pictures, Pixels, Silhouette
-from styleavatar3d.shards.schema import Figure, Record
+from styleavatar3d.shards.schema import Coding, Figure, Record
 from styleavatar3d.shards.table import Problems, Row, read_table
 from styleavatar3d.shards.writer import Sample
 
@@ -36,12 +38,14 @@ def import_folder(
     licence: str = "",
     mask: str = "alpha",
     shard_size: int = 250,
+    coding: Literal["auto", "png", "jpeg"] = "auto",
 ) -> dict[str, Any]:
     """Write the pictures named in `table` (see `read_table`) as shards at `out`; the same call resumes.
 
     Every picture is turned upright, cropped to its centred square, and reduced to `size` pixels. `mask` says where
     silhouettes are: "alpha" (transparency, where there is some), "none" (nowhere), or a folder of pictures of the
-    same names ending in .png, white where the head is; a row's own `mask` cell comes first. Everything is checked
+    same names ending in .png, white where the head is; a row's own `mask` cell comes first. `coding` says how the
+    pictures are kept (see `Coding.choose`). Everything is checked
     before anything is written: one StyleAvatarError shows all bad rows. Raises Stopped on SIGTERM and Ctrl-C.
     """
     if size not in SIZES or shard_size < 1:
@@ -53,14 +57,15 @@ def import_folder(
         problems.check(Path(table))
         storage, licences = Storage.open(out), sorted({row.licence for row in rows})
         plan = begin(storage, Plan(count=len(rows), shard_size=shard_size, resolution=size,
-                                   config_hash=checked.identity, licences=licences))  # fmt: skip
-        _write(rows, checked, pictures, storage, plan, stop)
+                                   config_hash=checked.identity, licences=licences,
+                                   coding=Coding.choose(coding, size)))  # fmt: skip
+        entries = write_shards(storage, plan, partial(_sample, rows, checked, pictures, plan), stop)
     report = {
         "out": storage.url,
         "pictures": len(rows),
         "masks": dict(sorted(checked.silhouettes.items())),
         "licences": licences,
-        "hash": manifest_hash(read_manifest(storage)),
+        "hash": manifest_hash(entries),
     }
     return report | ({"note": _NO_MASKS} if checked.silhouettes["none"] else {})
 
@@ -75,11 +80,11 @@ class Checked(NamedTuple):
 
 def _check(rows: Sequence[Row], pictures: Pictures, problems: Problems, stop: StopSignal) -> Checked:
     """Read every picture once, and note what is wrong."""
-    progress, seen = _Progress("checked", len(rows)), {}
+    progress, seen = Progress("checked", len(rows)), {}
     silhouettes: Counter[Silhouette] = Counter()
     whole = hashlib.sha256(json.dumps([pictures.size, pictures.rule]).encode())
     for row in rows:
-        _raise_if(stop)
+        raise_if(stop)
         with problems.at(row.number):
             pixels = pictures.read(row)
             if pixels.sha256 in seen:
@@ -93,23 +98,26 @@ def _check(rows: Sequence[Row], pictures: Pictures, problems: Problems, stop: St
     return Checked(whole.hexdigest()[:12], list(seen), silhouettes)
 
 
-def _write(
-    rows: Sequence[Row], checked: Checked, pictures: Pictures, storage: Storage, plan: Plan, stop: StopSignal
-) -> None:
-    """Commit the shards that are not there yet."""
+def write_shards(storage: Storage, plan: Plan, sample: Callable[[int], Sample], stop: StopSignal) -> list[Entry]:
+    """Commit the shards that are not there yet, made of `sample(index)`, and finish the data set."""
     done = committed(storage)
     todo = [shard for shard in range(plan.shards) if shard not in done]
-    progress = _Progress("written", sum(len(plan.indices(shard)) for shard in todo))
+    progress = Progress("written", sum(len(plan.indices(shard)) for shard in todo))
     for shard in todo:
         samples = []
         for index in plan.indices(shard):
-            _raise_if(stop)
-            pixels = pictures.read(rows[index])
-            if pixels.sha256 != checked.sha256[index]:
-                raise StyleAvatarError("a picture changed during the import", got=rows[index].file)
-            samples.append(Sample(_record(index, rows[index], pixels, plan), pixels.image, pixels.mask, {}))
+            raise_if(stop)
+            samples.append(sample(index))
             progress.add(1)
-        commit(storage, shard, samples)
+        commit(storage, shard, samples, plan.coding)
+    return finish(storage)
+
+
+def _sample(rows: Sequence[Row], checked: Checked, pictures: Pictures, plan: Plan, index: int) -> Sample:
+    pixels = pictures.read(rows[index])
+    if pixels.sha256 != checked.sha256[index]:
+        raise StyleAvatarError("a picture changed during the import", got=rows[index].file)
+    return Sample(_record(index, rows[index], pixels, plan), pixels.image, pixels.mask, {})
 
 
 def _record(index: int, row: Row, pixels: Pixels, plan: Plan) -> Record:
@@ -136,12 +144,13 @@ def _record(index: int, row: Row, pixels: Pixels, plan: Plan) -> Record:
     )
 
 
-def _raise_if(stop: StopSignal) -> None:
+def raise_if(stop: StopSignal) -> None:
+    """Leave where the work can be taken up again."""
     if stop.requested:
         raise Stopped("the import was stopped", remedy="the same command goes on")
 
 
-class _Progress:
+class Progress:
     """A line on stderr every few seconds and at the end."""
 
     def __init__(self, verb: str, count: int, seconds: float = 2.0):

@@ -2,7 +2,9 @@
 
 dataset.json             what the data set is to become (made once)
 shards/000012-SHA.tar    bytes, under a name that holds their own hash
-manifest/000012.json     the shard counts from here on
+manifest/000012.json     the shard counts from here on; where its members lie
+index.json               all of the above in one file, when the data set is complete: a reader starts with one request
+manifest.parquet         one row a picture, for pandas and W&B
 """
 
 import hashlib
@@ -11,15 +13,17 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import TypeAdapter, ValidationError
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.shards.schema import SCHEMA, canonical_json
-from styleavatar3d.shards.writer import Sample, pack
+from styleavatar3d.shards.archive import Layout, arrange, scan
+from styleavatar3d.shards.schema import SCHEMA, Coding, canonical_json
+from styleavatar3d.shards.writer import PNG, Sample, pack
 
 DATASET = "dataset.json"
+INDEX = "index.json"
 
 
 class Plan(Strict):
@@ -31,6 +35,7 @@ class Plan(Strict):
     resolution: int
     config_hash: str
     licences: list[str]
+    coding: Coding = PNG
 
     @property
     def shards(self) -> int:
@@ -42,7 +47,11 @@ class Plan(Strict):
 
 
 class Entry(Strict):
-    """One committed shard. `records` is the sha256 of its JSON parts (pixels left out), `rejected` lists indices."""
+    """One committed shard. `records` is the sha256 of its JSON parts (pixels left out), `rejected` lists indices.
+
+    `sizes` are the bytes of every part of every sample, from which follows where they lie in the tar; shards of earlier
+    versions and the index leave them out.
+    """
 
     shard: int
     name: str
@@ -52,6 +61,12 @@ class Entry(Strict):
     bytes: int
     sha256: str
     records: str
+    parts: list[str] = []
+    sizes: list[list[int]] = []
+
+    def layout(self) -> Layout | None:
+        """Where the members lie, if the record says so."""
+        return arrange(self.first, self.parts, self.sizes) if self.sizes else None
 
 
 def begin(storage: Storage, plan: Plan) -> Plan:
@@ -81,12 +96,13 @@ def read_plan(storage: Storage) -> Plan:
     return _parse(Plan, storage.read(DATASET), f"{storage.url}/{DATASET}")
 
 
-def commit(storage: Storage, shard: int, samples: Sequence[Sample]) -> Entry:
+def commit(storage: Storage, shard: int, samples: Sequence[Sample], coding: Coding = PNG) -> Entry:
     """Publish the shard and then its record. If another writer was first, its record is the one that counts."""
-    data = pack(samples)
+    data = pack(samples, coding)
     digest = hashlib.sha256(data).hexdigest()
     name = f"shards/{shard:06d}-{digest[:16]}.tar"
     records = sorted((sample.record for sample in samples), key=lambda record: record.index)
+    layout = scan(data, name, records[0].index, len(records))
     entry = Entry(
         shard=shard,
         name=name,
@@ -96,6 +112,8 @@ def commit(storage: Storage, shard: int, samples: Sequence[Sample]) -> Entry:
         bytes=len(data),
         sha256=digest,
         records=hashlib.sha256(b"\n".join(record.to_json() for record in records)).hexdigest(),
+        parts=list(layout.parts),
+        sizes=layout.sizes.tolist(),
     )
     storage.publish(name, data)
     if storage.create(_record_name(shard), canonical_json(entry.model_dump())):
@@ -117,12 +135,46 @@ def read_manifest(storage: Storage) -> list[Entry]:
         return list(pool.map(lambda name: _read_entry(storage, name), storage.list("manifest")))
 
 
+def read_entry(storage: Storage, shard: int) -> Entry:
+    """The record of one committed shard."""
+    return _read_entry(storage, _record_name(shard))
+
+
+def write_index(storage: Storage) -> list[Entry]:
+    """Put the whole manifest into one file. Raises StyleAvatarError unless every shard is committed."""
+    plan, entries = read_plan(storage), read_manifest(storage)
+    if len(entries) < plan.shards:
+        raise StyleAvatarError(
+            "only a complete data set has an index",
+            got=f"{len(entries)} of {plan.shards} shards",
+            remedy="run the command that makes the data set until it is done",
+        )
+    short = [entry.model_dump(exclude={"parts", "sizes"}) for entry in entries]
+    storage.publish(INDEX, canonical_json({"count": plan.count, "hash": manifest_hash(entries), "shards": short}))
+    return entries
+
+
+def read_index(storage: Storage) -> list[Entry]:
+    """The committed shards, in order: from the index if there is one (one request), else from the manifest."""
+    if not storage.exists(INDEX):
+        return read_manifest(storage)
+    try:
+        return _ENTRIES.validate_python(json.loads(storage.read(INDEX))["shards"])
+    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        raise StyleAvatarError(
+            f"{storage.url}/{INDEX} is damaged: {error}", remedy=f"delete {INDEX}: the manifest holds the same"
+        ) from None
+
+
 def manifest_hash(entries: Sequence[Entry]) -> dict[str, str]:
     """`records`: sha256 over all record fields, the same on every machine; `shards`: pixels and packing too."""
     return {
         "records": hashlib.sha256("\n".join(entry.records for entry in entries).encode()).hexdigest(),
         "shards": hashlib.sha256("\n".join(entry.sha256 for entry in entries).encode()).hexdigest(),
     }
+
+
+_ENTRIES = TypeAdapter(list[Entry])
 
 
 def _record_name(shard: int) -> str:
@@ -136,5 +188,5 @@ def _read_entry(storage: Storage, name: str) -> Entry:
 def _parse(cls: Any, data: bytes, source: str) -> Any:
     try:
         return cls.model_validate(json.loads(data))
-    except (ValidationError, ValueError) as error:
+    except (ValidationError, ValueError, RecursionError) as error:
         raise StyleAvatarError(f"{source} is damaged: {error}", remedy="restore it, or begin the run anew") from None

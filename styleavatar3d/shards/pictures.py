@@ -53,10 +53,10 @@ class Pictures(NamedTuple):
 
     def read(self, row: Row) -> Pixels:
         """The pixels of a row. Raises StyleAvatarError if a file is missing, elsewhere, damaged or too small."""
-        data = _read(self.folder, row.file)
+        data = read_inside(self.folder, row.file)
         image = _upright(data, row.file)
         name = row.mask or (str(Path(row.file).with_suffix(".png")) if self.rule == "files" else "")
-        mask_data = _read(self.masks, name) if name else b""
+        mask_data = read_inside(self.masks, name) if name else b""
         transparent = image.has_transparency_data
         image = image.convert("RGBA")
         if name:
@@ -81,7 +81,7 @@ def _folder(path: str | os.PathLike[str], what: str) -> Path:
     return Path(path).resolve()
 
 
-def _read(folder: Path, name: str) -> bytes:
+def read_inside(folder: Path, name: str, most: int = _MOST_BYTES) -> bytes:
     """The bytes of a plain file inside `folder`; links and dots must not lead out of it."""
     if not name or "\0" in name:
         raise StyleAvatarError("a file has no name", got=name or "an empty cell", expected="a path inside the folder")
@@ -97,8 +97,8 @@ def _read(folder: Path, name: str) -> bytes:
         if not path.is_file():
             slash = "write / between folders" if "\\" in name else "check the spelling, upper and lower case too"
             raise StyleAvatarError("there is no such file", got=name, expected=f"a picture in {folder}", remedy=slash)
-        if (size := path.stat().st_size) > _MOST_BYTES:
-            raise StyleAvatarError("a file is too large", got=f"{name}: {size} bytes", expected="at most 256 MiB")
+        if (size := path.stat().st_size) > most:
+            raise StyleAvatarError("a file is too large", got=f"{name}: {size} bytes", expected=f"at most {most}")
         return path.read_bytes()
     except (OSError, RuntimeError) as error:  # the second for links in a circle
         raise StyleAvatarError("a file cannot be read", got=f"{name} ({error})") from None

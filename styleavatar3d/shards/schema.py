@@ -2,16 +2,32 @@
 
 import json
 import re
+from collections.abc import Sequence
 from typing import Any, Literal
 
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, field_validator
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
 
 SCHEMA = 1
 KEY_DIGITS = 9
+_RIGID = 1e-3
 _SIDES = {"left": "right", "right": "left", "Left": "Right", "Right": "Left", "LEFT": "RIGHT", "RIGHT": "LEFT"}
+
+
+class Coding(Strict):
+    """How the picture of a sample is kept. Masks and guidance are always PNG: their edges and values are exact."""
+
+    image: Literal["png", "jpeg"] = "png"
+    quality: int = Field(default=95, ge=1, le=95)
+
+    @staticmethod
+    def choose(image: Literal["auto", "png", "jpeg"], resolution: int, quality: int = 95) -> "Coding":
+        """ "auto" is JPEG from 256 pixels on, where it saves three quarters of the bytes, and PNG below."""
+        if image == "auto":
+            image = "jpeg" if resolution >= 256 else "png"
+        return Coding(image=image, quality=quality)
 
 
 class Guidance(Strict):
@@ -63,6 +79,13 @@ class Record(Strict):
     verdict: Literal["accepted", "rejected"]
     config_hash: str
 
+    @field_validator("camera")
+    @classmethod
+    def _camera(cls, camera: list[float]) -> list[float]:
+        if not is_camera(camera):
+            raise ValueError("this is not a camera")
+        return camera
+
     @property
     def key(self) -> str:
         """The name of the record inside its shard."""
@@ -76,7 +99,7 @@ class Record(Strict):
     def from_json(data: bytes) -> "Record":
         """Parse and check; StyleAvatarError names what is wrong."""
         try:
-            return Record.model_validate_json(data)
+            return Record.model_validate(parse_json(data), strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"]) or "record"
@@ -90,6 +113,45 @@ class Record(Strict):
 def canonical_json(value: Any) -> bytes:
     """Sorted keys, no spaces, plain UTF-8."""
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False).encode()
+
+
+def parse_json(data: bytes) -> Any:
+    """JSON in which no name stands twice and every number is one. Raises StyleAvatarError on anything else."""
+    try:
+        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_number)
+    except (ValueError, RecursionError) as error:  # both, UnicodeDecodeError too
+        raise StyleAvatarError(f"this is not JSON as it should be: {error}", got=repr(data[:80])) from None
+
+
+def is_camera(label: Sequence[float]) -> bool:
+    """Whether 25 numbers are a rigid `world_from_camera` and intrinsics over image size (see `check_labels`)."""
+    if len(label) != 25 or not all(map(is_finite, label)):
+        return False
+    (a, b, c), (d, e, f), (g, h, i) = rows = label[0:3], label[4:7], label[8:11]
+    for first, row in enumerate(rows):
+        for second in range(first, 3):
+            product = sum(map(float.__mul__, map(float, row), map(float, rows[second])))
+            if abs(product - (first == second)) > _RIGID:
+                return False
+    upright = a * (e * i - f * h) - b * (d * i - f * g) + c * (d * h - e * g) > 0
+    return upright and tuple(label[12:16]) == (0, 0, 0, 1) and all(0.1 < focal < 50 for focal in (label[16], label[20]))
+
+
+def is_finite(value: Any) -> bool:
+    """Whether this is a number that a float can hold."""
+    return isinstance(value, int | float) and abs(value) < 1e300
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    tree = dict(pairs)
+    if len(tree) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise ValueError(f"{next(name for name in names if names.count(name) > 1)!r} stands twice")
+    return tree
+
+
+def _no_number(name: str) -> Any:
+    raise ValueError(f"{name} is no number")
 
 
 def mirror_words(text: str) -> str:

@@ -79,7 +79,7 @@ def read_table(path: Path, licence: str, problems: Problems) -> list[Row]:
     _, header = next(lines, (0, []))
     columns = _columns(path, header)
     if "licence" not in columns:
-        _licence(licence)
+        check_licence(licence)
     rows = []
     for number, cells in lines:
         problems.rows += 1
@@ -164,7 +164,7 @@ def _row_of(number: int, cells: dict[str, str], licence: str, problems: Problems
             with problems.at(number):
                 numbers[name] = _number(name, cells[name])
     with problems.at(number):
-        licence = _licence(cells.get("licence") or licence)
+        licence = check_licence(cells.get("licence") or licence)
     attributes = {name.removeprefix(ATTRIBUTE): text for name, text in cells.items() if name.startswith(ATTRIBUTE)}
     return Row(
         number=number,
@@ -205,7 +205,8 @@ def _number(name: str, text: str) -> float:
     )
 
 
-def _licence(text: str) -> str:
+def check_licence(text: str) -> str:
+    """The licence, if it is a short line of text. Raises StyleAvatarError otherwise."""
     if text and text.isprintable() and len(text) <= 200:
         return text
     raise StyleAvatarError(

@@ -7,13 +7,17 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy
 import torch
 
-from styleavatar3d.camera.cameras import check_labels, yaw_pitch
+from styleavatar3d.camera.cameras import Camera, yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.shards.loader import ShardDataset, decode_png, order
-from styleavatar3d.shards.manifest import manifest_hash
-from styleavatar3d.shards.schema import Record
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.shards.archive import scan
+from styleavatar3d.shards.loader import ShardDataset, decode, order
+from styleavatar3d.shards.manifest import INDEX, Entry, Plan, manifest_hash, read_index, read_manifest, read_plan
+from styleavatar3d.shards.mistakes import camera_mistakes, describe
+from styleavatar3d.shards.schema import Record, canonical_json, is_camera, parse_json
 
 _ANGLE_TOLERANCE = 0.01
 _SHOWN_PROBLEMS = 100
@@ -21,10 +25,13 @@ _SHOWN_PROBLEMS = 100
 
 def inspect(url: str) -> dict[str, Any]:
     """Counts, sizes, hashes, licences, and how many pictures there are of each kind, style and view."""
-    dataset = ShardDataset(url)
-    records = [dataset.read(number, f"{index:09d}.json") for number, index in dataset.places]
-    parsed = [Record.from_json(record) for record in records]
-    entries = dataset.entries
+    dataset, told = ShardDataset(url, parts=("json",)), ("kind", "style", "view")
+    entries, counts = dataset.entries, {name: Counter() for name in told}
+    for number, entry in enumerate(entries):
+        places = [(number, index) for index in _indices(entry) if index not in set(entry.rejected)]
+        for sample in dataset.samples(places):
+            for name in told:
+                counts[name][sample["json"][name]] += 1
     return {
         "url": dataset.storage.url,
         "complete": len(entries) == dataset.plan.shards,
@@ -34,10 +41,11 @@ def inspect(url: str) -> dict[str, Any]:
         "rejected": sum(len(entry.rejected) for entry in entries),
         "bytes": sum(entry.bytes for entry in entries),
         "resolution": dataset.plan.resolution,
+        "coding": dataset.plan.coding.image,
         "config_hash": dataset.plan.config_hash,
         "hash": manifest_hash(entries),
         "licences": dataset.plan.licences,
-        **{name: dict(Counter(getattr(r, name) for r in parsed).most_common()) for name in ("kind", "style", "view")},
+        **{name: dict(counts[name].most_common()) for name in told},
     }
 
 
@@ -48,7 +56,7 @@ def preview(url: str, out: str = "preview.png", count: int = 64) -> dict[str, An
     dataset = ShardDataset(url)
     count = min(max(count, 1), len(dataset))
     columns = math.ceil(math.sqrt(count))
-    samples = [dataset[place] for place in order(0, 0, len(dataset))[:count]]
+    samples = [dataset[place] for place in order(0, 0, len(dataset), numpy.arange(count)).tolist()]
     rows = [samples[start : start + columns] for start in range(0, count, columns)]
     size = dataset.plan.resolution
     sheet = torch.full((3, len(rows) * size, columns * size), 255, dtype=torch.uint8)
@@ -67,55 +75,102 @@ def preview(url: str, out: str = "preview.png", count: int = 64) -> dict[str, An
 def validate(url: str) -> dict[str, Any]:
     """Check every byte: hashes, counts, pictures, records, cameras, and that words agree with cameras.
 
-    Returns {"sound", "shards", "pictures", "problems": [text, ...]}.
+    `url` is a shard set, or what `convert` reads: an EG3D folder or zip, or a `transforms.json`.
+    Returns {"sound", "shards", "pictures", "problems": [text, ...]}; a shard set needs a picture, the others a label.
     """
-    dataset = ShardDataset(url)
-    problems = [problem for number in range(len(dataset.entries)) for problem in _shard_problems(dataset, number)]
-    missing = dataset.plan.shards - len(dataset.entries)
-    if missing:
-        problems.append(f"{missing} of {dataset.plan.shards} shards are not committed yet")
+    from styleavatar3d.shards.convert import is_foreign, validate_foreign
+
+    if is_foreign(url):
+        return validate_foreign(url)
+    storage = Storage.open(url)
+    plan, problems, cameras = read_plan(storage), [], {}
+    entries = read_manifest(storage)
+    for entry in entries:
+        problems += _shard_problems(storage, plan, entry, cameras)
+    mistakes = camera_mistakes(list(cameras.values()), plan.resolution)
+    problems += [describe(mistake, list(cameras)) for mistake in mistakes]
+    if missing := plan.shards - len(entries):
+        problems.append(f"{missing} of {plan.shards} shards are not committed yet")
+    if storage.exists(INDEX) and manifest_hash(read_index(storage)) != manifest_hash(entries):
+        problems.append(f"{INDEX} speaks of other shards than the manifest: delete it and finish the data set again")
     return {
         "sound": not problems,
-        "shards": len(dataset.entries),
-        "pictures": len(dataset),
+        "shards": len(entries),
+        "pictures": sum(entry.count - len(entry.rejected) for entry in entries),
         "problems": problems[:_SHOWN_PROBLEMS],
     }
 
 
-def _shard_problems(dataset: ShardDataset, number: int) -> Iterator[str]:
-    entry = dataset.entries[number]
+def _shard_problems(storage: Storage, plan: Plan, entry: Entry, cameras: dict[str, list[float]]) -> Iterator[str]:
+    """What is wrong with a shard; the cameras of its records are added to `cameras`."""
+    if list(plan.indices(entry.shard)) != list(_indices(entry)):
+        yield f"{entry.name}: holds other indices than planned"
     try:
-        data = dataset.storage.read(entry.name)
+        data = storage.read(entry.name)
+        if hashlib.sha256(data).hexdigest() != entry.sha256:
+            raise StyleAvatarError(f"{entry.name}: the bytes are not those that were committed")
+        layout = scan(data, entry.name, entry.first, entry.count)
     except StyleAvatarError as error:
         yield error.what
         return
-    if hashlib.sha256(data).hexdigest() != entry.sha256:
-        yield f"{entry.name}: the bytes are not those that were committed"
-        return
-    if list(dataset.plan.indices(entry.shard)) != list(range(entry.first, entry.first + entry.count)):
-        yield f"{entry.name}: holds other indices than planned"
-    for index in range(entry.first, entry.first + entry.count):
+    sound = True
+    for row, index in enumerate(_indices(entry)):
         try:
-            _check_sample(dataset, number, index)
+            spots = {part: spot for part in layout.parts if (spot := layout.find(row, part))}
+            files = {part: data[at : at + size] for part, (at, size) in spots.items()}
+            check_sample(files, index, plan.resolution, cameras)
         except StyleAvatarError as error:
+            sound = False
             yield f"{entry.name}, record {index:09d}: {error.what}"
+    if sound and (stated := entry.layout()) and (stated.parts != layout.parts or (stated.sizes != layout.sizes).any()):
+        yield f"{entry.name}: members lie elsewhere than the manifest says"
 
 
-def _check_sample(dataset: ShardDataset, number: int, index: int) -> None:
-    key, size = f"{index:09d}", dataset.plan.resolution
-    record = Record.from_json(dataset.read(number, f"{key}.json"))
+def check_sample(files: dict[str, bytes], index: int, size: int, cameras: dict[str, list[float]]) -> None:
+    """Raise StyleAvatarError unless the files of a sample are complete, of one size, and agree with each other."""
+    names = [part.partition(".")[0] for part in files]
+    for name in ("image", "mask", "json"):
+        if names.count(name) != 1:
+            raise StyleAvatarError(f"{name} is there {names.count(name)} times")
+    if not isinstance(tree := parse_json(files["json"]), dict):
+        raise StyleAvatarError("the record is no JSON object")
+    if isinstance(camera := tree.get("camera"), list):
+        cameras[f"{index:09d}"] = camera
+        tree["camera"] = _SOUND  # the whole set tells best what is wrong with one
+    record = Record.from_json(canonical_json(tree))
     if record.index != index:
         raise StyleAvatarError(f"the record says index {record.index}")
-    for part, mode in (("image", "RGB"), ("mask", "L")):
-        shape = decode_png(dataset.read(number, f"{key}.{part}.png"), mode).shape[1:]
-        if shape != (size, size):
-            raise StyleAvatarError(f"{part} is {tuple(shape)} instead of {size} x {size}")
-    label = torch.tensor([record.camera])
-    check_labels(label)
-    for name, found in zip(("yaw", "pitch"), yaw_pitch(label), strict=True):
-        difference = (found.item() - getattr(record, name) + 180) % 360 - 180
-        if abs(difference) > _ANGLE_TOLERANCE:
-            raise StyleAvatarError(f"{name} {getattr(record, name)} is not the camera's {found.item():.3f}")
+    for part, data in files.items():
+        if part != "json":
+            shape = tuple(decode(data, "L" if part == "mask.png" else "RGB").shape[1:])
+            if shape != (size, size):
+                raise StyleAvatarError(f"{part} is {shape} instead of {size} x {size}")
+    if camera and is_camera(camera):
+        _check_angles(record.model_copy(update={"camera": camera}))
+
+
+_SOUND = Camera.orbit(0.0).label().tolist()
+
+
+def _check_angles(record: Record) -> None:
+    """Raise unless yaw, pitch and the name of the view are the camera's, and say how they came to differ."""
+    for name, found in zip(("yaw", "pitch"), yaw_pitch(torch.tensor([record.camera])), strict=True):
+        said, true = getattr(record, name), found.item()
+        if _apart(said, true) > _ANGLE_TOLERANCE:
+            slips = {
+                "it is in radians": math.radians(true), "its sign is turned (mirrored)": -true,
+                "it counts as EG3D's h does, from 90": true + 90, "v counts down from 90": 90 - true,
+            }  # fmt: skip
+            why = [f": {slip}" for slip, value in slips.items() if _apart(said, value) < _ANGLE_TOLERANCE]
+            raise StyleAvatarError(f"{name} {said} is not the camera's {true:.3f}{(why or [''])[0]}")
     side = "left" if record.yaw > 0 else "right"
     if ("left" in record.view or "right" in record.view) and side not in record.view:
         raise StyleAvatarError(f"the view is called '{record.view}' at yaw {record.yaw:.1f}")
+
+
+def _apart(one: float, other: float) -> float:
+    return abs((one - other + 180) % 360 - 180)
+
+
+def _indices(entry: Entry) -> range:
+    return range(entry.first, entry.first + entry.count)

@@ -116,7 +116,7 @@ def test_validate_finds_flipped_bits_and_truncation(dataset_url: str):
     [
         ({"yaw": 10.0}, "yaw 10.0 is not the camera's"),
         ({"view": "right"}, "the view is called 'right' at yaw"),
-        ({"camera": [1.0] * 25}, "is not a camera"),
+        ({"camera": [1.0] * 25}, "last row: the last row of the 4x4"),
         ({"index": 5}, "the record says index 5"),
     ],
 )
