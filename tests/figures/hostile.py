@@ -131,7 +131,7 @@ EDITS: dict[str, tuple[tuple, object]] = {
     "node-missing-mesh": (("nodes", 0, "mesh"), 9),
     "node-missing-skin": (("nodes", 0, "skin"), 9),
     "node-short-matrix": (("nodes", 0, "matrix"), [1, 2, 3]),
-    "node-huge-scale": (("nodes", 1, "scale"), [1e11, 1e11, 1e11]),
+    "node-huge-scale": (("nodes", 1, "scale"), [1e13, 1e13, 1e13]),
     "node-bomb": (("nodes",), [{"mesh": 0}] * 30_000),
     "node-chain-overflow": (("nodes",), [*({"scale": [1e9] * 3, "children": [i + 1]} for i in range(60)), {"mesh": 0}]),
     "scene-missing": (("scene",), 4),
