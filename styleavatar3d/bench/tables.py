@@ -4,7 +4,7 @@ from typing import Any
 
 from styleavatar3d.errors import StyleAvatarError
 
-TABLES = ("figures", "ops")
+TABLES = ("figures", "loader", "ops")
 
 
 def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
@@ -17,6 +17,10 @@ def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
         from styleavatar3d.bench import figures
 
         return figures.run(repeats)
+    if table == "loader":
+        from styleavatar3d.bench import loader
+
+        return loader.run(repeats)
     from styleavatar3d.bench import ops
 
     return ops.run(repeats)

@@ -1,82 +1,74 @@
-"""The diffusion model: any `StableDiffusionPipeline` folder, a ControlNet a kind of guidance, one seed a picture."""
+"""The diffusion model: any SD 1.5, SD 2 or SDXL weights, a ControlNet a kind of guidance, one seed a picture."""
 
-import hashlib
-import os
-import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import UInt8
+from jaxtyping import Float, UInt8
 from pydantic import Field
 from torch import Tensor
+from torch.nn import functional as F
 
-from styleavatar3d.assets import assets
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.shards.schema import Guidance, Model
+from styleavatar3d.runtime.random import key
+from styleavatar3d.shards.schema import Guidance
+from styleavatar3d.synthesis.adapters import use_loras
+from styleavatar3d.synthesis.attention import use_attention
+from styleavatar3d.synthesis.loading import PipelineConfig, describe, describe_models, fast_dtype, load_parts
+from styleavatar3d.synthesis.loop import Control, denoise
+from styleavatar3d.synthesis.samplers import Schedule
+from styleavatar3d.synthesis.texts import TextEncoder
 
-_DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16, "float16": torch.float16}
+__all__ = ["PipelineConfig", "SecondPass", "Synthesizer", "describe", "describe_models", "fast_dtype", "resize"]
 
 
-class PipelineConfig(Strict):
-    """`folder` is a path, or a path inside the shipped data.
+class SecondPass(Strict):
+    """Draw at `size` px first, then scale up, noise by `strength` and denoise again at the size of the guidance."""
 
-    `controlnets` maps a kind of guidance to a ControlNet's folder; by default they are those of `folder/controlnets`.
-    `device` "auto" takes the GPU where there is one, `dtype` "auto" bfloat16 where the device computes in it.
-    """
-
-    folder: str = "data/miniature/diffusion"
-    controlnets: dict[str, str] = Field(default_factory=dict)
-    revision: str = "main"
-    device: str = "auto"
-    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    strength: float = Field(default=0.5, gt=0, le=1)
+    size: int = Field(default=0, ge=0)
+    """side of the first picture; 0 for the same"""
 
 
 class Synthesizer:
-    """A loaded pipeline and its ControlNets, by kind of guidance. Pictures are made by diffusers' own call."""
+    """A loaded pipeline and its ControlNets, by kind of guidance."""
 
-    def __init__(self, pipeline: Any, controlnets: Mapping[str, Any]):
+    def __init__(self, pipeline: Any, controlnets: Mapping[str, Any], attention: str = "sdpa"):
         self.pipeline, self.controlnets = pipeline, dict(controlnets)
-        self.pipeline.set_progress_bar_config(disable=True)
-        for network in self.controlnets.values():
-            network.controlnet_cond_embedding = _Once(network.controlnet_cond_embedding)
+        networks = [pipeline.unet, pipeline.vae, *self.controlnets.values()]
+        self.attention = use_attention(attention, networks, str(pipeline.device))
+        self.texts = TextEncoder(pipeline)
+        self._schedule = lru_cache(maxsize=8)(self._make_schedule)
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, device: str = "auto", dtype: str = "auto", controlnets: Mapping[str, str] | None = None
+        cls,
+        folder: str | Path,
+        device: str = "auto",
+        dtype: str = "auto",
+        controlnets: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> "Synthesizer":
-        """Load a diffusers folder; StyleAvatarError if it is none."""
-        path = find_folder(folder)
-        os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")  # its notes are about parts that are not used here
-        from diffusers import ControlNetModel, StableDiffusionControlNetPipeline
-        from diffusers.utils import logging
-        from transformers.utils.logging import disable_progress_bar as no_bar_of_transformers
-
-        logging.disable_progress_bar()
-        no_bar_of_transformers()
-        verbosity = logging.get_verbosity()
-        logging.set_verbosity_error()  # it warns of every autoencoder that is not the usual one
-        device = ("cuda" if torch.cuda.is_available() else "cpu") if device == "auto" else device
-        number = _DTYPES.get(dtype) or fast_dtype(device)
-        try:
-            networks = {
-                kind: ControlNetModel.from_pretrained(str(place), torch_dtype=number, local_files_only=True)
-                for kind, place in find_controlnets(path, controlnets or {}).items()
-            }
-            pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-                str(path), controlnet=list(networks.values()), dtype=number, safety_checker=None, local_files_only=True
+        """`load` with a config's fields as arguments."""
+        return cls.load(
+            PipelineConfig.model_validate(
+                {"folder": str(folder), "device": device, "dtype": dtype, "controlnets": controlnets or {}, **options}
             )
-        except Exception as error:  # diffusers raises many kinds on damaged folders
-            raise StyleAvatarError(
-                f"the diffusion model cannot be loaded: {error}",
-                got=str(path),
-                expected="a StableDiffusionPipeline folder and ControlNet folders with safetensors weights",
-            ) from error
-        finally:
-            logging.set_verbosity(verbosity)
-        return cls(pipeline.to(device), networks)
+        )
+
+    @classmethod
+    def load(cls, config: PipelineConfig) -> "Synthesizer":
+        """Find, fetch and load all that `config` names; StyleAvatarError if it is not there or does not fit."""
+        pipeline, controlnets = load_parts(config)
+        return cls(pipeline, controlnets, config.attention)
+
+    def use_loras(self, weights: Mapping[str, float]) -> None:
+        """Switch on these loaded LoRAs at these weights from now on, and all others off."""
+        use_loras(self.pipeline, weights)
+        self.texts.forget()
 
     @torch.inference_mode()
     def generate(
@@ -88,107 +80,100 @@ class Synthesizer:
         steps: int,
         scale: float,
         guidance: Sequence[Guidance] = (),
+        start: UInt8[Tensor, "batch height width 3"] | None = None,
+        strength: float = 1.0,
+        again: SecondPass | None = None,
     ) -> UInt8[Tensor, "batch height width 3"]:
         """One picture a prompt, posed by its guidance.
 
         Args:
             pictures: what the ControlNets look at, by kind
-            seeds: one a picture; the noise depends on nothing else
+            seeds: one a picture; its noise depends on nothing else
             steps: denoising steps
-            scale: classifier-free guidance
+            scale: classifier-free guidance; up to 1 there is none
             guidance: which ControlNets take part, how strongly and when; by default all of `pictures`, at full strength
+            start: pictures to begin with instead of noise; `strength` says for which share of the steps they are noised
+            again: a second pass over what comes out
         """
         guidance = guidance or [Guidance(kind=kind, scale=1.0) for kind in pictures]
-        result = self.pipeline_for([one.kind for one in guidance])(
-            prompt=list(prompts),
-            negative_prompt=list(negatives),
-            image=[pictures[one.kind].permute(0, 3, 1, 2).float() / 255 for one in guidance],
-            generator=[torch.Generator().manual_seed(seed) for seed in seeds],
-            num_inference_steps=steps,
-            guidance_scale=scale,
-            controlnet_conditioning_scale=[one.scale for one in guidance],
-            control_guidance_start=[one.start for one in guidance],
-            control_guidance_end=[one.end for one in guidance],
-            output_type="pt",
-        )
-        images = result.images.float().clamp(0, 1) * 255
-        return images.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
+        height, width = next(iter(pictures.values())).shape[1:3]
+        self._check(len(prompts), len(negatives), len(seeds), guidance, pictures)
+        if again is not None:
+            small = {kind: resize(one, again.size or height, again.size or width) for kind, one in pictures.items()}
+            first = self.generate(prompts, negatives, small, seeds, steps, scale, guidance, start, strength)
+            start, strength = resize(first, height, width), again.strength
+            seeds = [key(seed, "second pass", 0) for seed in seeds]
+        schedule = self._schedule(steps, 1.0 if start is None else strength)
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        latents = self._begin(schedule, generators, (height, width), start)
+        words = self.texts.encode(prompts, negatives if scale > 1 else None, (height, width))
+        controls = [
+            Control(self.controlnets[one.kind], self._shown(pictures[one.kind]), one.scale, one.start, one.end)
+            for one in guidance
+        ]
+        return self._decode(denoise(self.pipeline.unet, controls, schedule, latents, words, scale, generators))
 
-    def pipeline_for(self, kinds: Sequence[str]) -> Any:
-        """The pipeline with the ControlNets of these kinds of guidance, in this order."""
-        from diffusers.models.controlnets.multicontrolnet import MultiControlNetModel
-
-        if unknown := [kind for kind in kinds if kind not in self.controlnets]:
+    def _check(
+        self, prompts: int, negatives: int, seeds: int, guidance: Sequence[Guidance], pictures: Mapping[str, Tensor]
+    ) -> None:
+        if unknown := [one.kind for one in guidance if one.kind not in self.controlnets]:
             raise StyleAvatarError(
                 "there is no ControlNet for this guidance",
                 got=", ".join(unknown),
                 expected=f"one of {', '.join(self.controlnets)}",
-                remedy="name its folder in model.controlnets",
+                remedy="name its source in model.controlnets",
             )
-        self.pipeline.controlnet = MultiControlNetModel([self.controlnets[kind] for kind in kinds])
-        return self.pipeline
+        counts = {"prompts": prompts, "negatives": negatives, "seeds": seeds}
+        counts |= {one.kind: len(pictures[one.kind]) for one in guidance if one.kind in pictures}
+        if missing := [one.kind for one in guidance if one.kind not in pictures]:
+            raise StyleAvatarError("there are no pictures for this guidance", got=", ".join(missing))
+        if len(set(counts.values())) > 1:
+            raise StyleAvatarError("a picture needs one of each", got=counts, expected="equal numbers")
+        side, sizes = self.pipeline.vae_scale_factor, {tuple(one.shape[1:3]) for one in pictures.values()}
+        if len(sizes) > 1 or any(length % side for size in sizes for length in size):
+            raise StyleAvatarError(
+                "guidance pictures have the wrong size", got=sizes, expected=f"one size, of multiples of {side} px"
+            )
+
+    def _shown(self, pictures: Tensor) -> Tensor:
+        return pictures.to(self.pipeline.device).permute(0, 3, 1, 2).float() / 255
+
+    def _make_schedule(self, steps: int, strength: float) -> Schedule:
+        return Schedule(self.pipeline.scheduler, steps, self.pipeline.device, strength)
+
+    def _begin(
+        self,
+        schedule: Schedule,
+        generators: Sequence[torch.Generator],
+        size: tuple[int, int],
+        start: Tensor | None,
+    ) -> Float[Tensor, "batch channel height width"]:
+        """The first latents: noise, or pictures with noise. Drawn in float32, so that precision changes no picture."""
+        vae, device = self.pipeline.vae, self.pipeline.device
+        held = None
+        if start is not None:
+            encoded = vae.encode((self._shown(start) * 2 - 1).to(vae.dtype))
+            drawn = encoded.latent_dist.sample(list(generators)) if "latent_dist" in encoded else encoded.latents
+            held = drawn.float() * vae.config.scaling_factor
+        channels, side = self.pipeline.unet.config.in_channels, self.pipeline.vae_scale_factor
+        shape = (1, channels, size[0] // side, size[1] // side)
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        if held is None:
+            return noise * schedule.scheduler.init_noise_sigma
+        return schedule.add_noise(held, noise)
+
+    def _decode(self, latents: Tensor) -> UInt8[Tensor, "batch height width 3"]:
+        vae = self.pipeline.vae
+        images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        images = (images.float() / 2 + 0.5).clamp(0, 1) * 255
+        return images.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 
 
-def fast_dtype(device: str) -> torch.dtype:
-    """bfloat16 where it is computed natively (twice as fast as float32 there), else float32."""
-    if device.startswith("cuda"):
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    able = torch.cpu.get_capabilities()
-    return torch.bfloat16 if able.get("avx512_bf16") or able.get("amx_bf16") else torch.float32
-
-
-class _Once(torch.nn.Module):
-    """Embeds a guidance picture once a call and not once a step: the pipeline shows the same tensor at every step."""
-
-    def __init__(self, embedding: torch.nn.Module):
-        super().__init__()
-        self.embedding = embedding
-        self._last: tuple[Tensor, Tensor] | None = None
-
-    def forward(self, conditioning: Tensor) -> Tensor:
-        if self._last is None or self._last[0] is not conditioning:
-            self._last = conditioning, self.embedding(conditioning)
-        return self._last[1]
-
-
-def find_folder(folder: str | Path) -> Path:
-    """`folder` as given, or inside the shipped data; StyleAvatarError if no diffusers pipeline is there."""
-    for path in (Path(folder), assets() / folder):
-        if (path / "model_index.json").is_file():
-            return path
-    raise StyleAvatarError(
-        "there is no diffusion model",
-        got=str(folder),
-        expected="a diffusers folder with model_index.json",
-        remedy="`styleavatar3d train miniature` makes one, or give model.folder",
-    )
-
-
-def find_controlnets(path: Path, asked: Mapping[str, str]) -> dict[str, Path]:
-    """Folders of ControlNets by kind: those asked for, or those inside the pipeline's own folder."""
-    if asked:
-        return {kind: next((p for p in (Path(f), assets() / f) if p.is_dir()), Path(f)) for kind, f in asked.items()}
-    found = sorted(folder for folder in (path / "controlnets").glob("*") if folder.is_dir())
-    if not found:
-        raise StyleAvatarError(
-            "the diffusion model has no ControlNet",
-            got=str(path),
-            expected=f"folders named by the kind of guidance in {path / 'controlnets'}",
-            remedy="name the ControlNets' folders in model.controlnets",
-        )
-    return {folder.name: folder for folder in found}
-
-
-def describe(config: PipelineConfig) -> Model:
-    """Which weights these are: sha256 over all of the folder's safetensors, licence from its model card."""
-    path = find_folder(config.folder)
-    elsewhere = find_controlnets(path, config.controlnets).values() if config.controlnets else ()
-    digest = hashlib.sha256()
-    for folder in (path, *elsewhere):
-        for file in sorted(folder.rglob("*.safetensors")):
-            digest.update(str(file.relative_to(folder)).encode())
-            digest.update(file.read_bytes())
-    card = path / "README.md"
-    stated = re.search(r"^license:\s*(\S+)", card.read_text(), re.MULTILINE) if card.is_file() else None
-    licence = stated[1] if stated else "not stated"
-    return Model(id=Path(config.folder).name, revision=config.revision, sha256=digest.hexdigest(), licence=licence)
+def resize(
+    pictures: UInt8[Tensor, "batch height width 3"], height: int, width: int
+) -> UInt8[Tensor, "batch tall wide 3"]:
+    """The pictures at another size, without aliasing."""
+    if tuple(pictures.shape[1:3]) == (height, width):
+        return pictures
+    scaled = F.interpolate(pictures.permute(0, 3, 1, 2).float(), (height, width), mode="bicubic", antialias=True)
+    return scaled.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -7,7 +7,7 @@ import torch
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.shards.schema import Guidance
-from styleavatar3d.synthesis.pipeline import PipelineConfig, Synthesizer, describe
+from styleavatar3d.synthesis.pipeline import PipelineConfig, Synthesizer, describe, describe_models
 
 
 @pytest.fixture(scope="module")
@@ -47,7 +47,7 @@ def test_scale_and_steps_of_guidance_are_obeyed(synthesizer: Synthesizer):
 
 def test_unknown_guidance_and_missing_controlnets_are_named(synthesizer: Synthesizer, diffusion: Path, tmp_path: Path):
     with pytest.raises(StyleAvatarError, match="smell"):
-        synthesizer.pipeline_for(["smell"])
+        make(synthesizer, [Guidance(kind="smell", scale=1.0)])
     plain = tmp_path / "plain"
     plain.mkdir()
     for part in diffusion.iterdir():
@@ -58,4 +58,7 @@ def test_unknown_guidance_and_missing_controlnets_are_named(synthesizer: Synthes
     elsewhere = {"depth": str(diffusion / "controlnets" / "depth")}
     assert list(Synthesizer.from_pretrained(plain, device="cpu", controlnets=elsewhere).controlnets) == ["depth"]
     own, other = PipelineConfig(folder=str(plain)), PipelineConfig(folder=str(plain), controlnets=elsewhere)
-    assert describe(own).sha256 != describe(other).sha256
+    assert describe(other).sha256 == describe(other).sha256 != describe(PipelineConfig(folder=str(diffusion))).sha256
+    assert [model.id for model in describe_models(other)] == ["plain", "depth"]
+    with pytest.raises(StyleAvatarError, match="no ControlNet"):
+        describe(own)
