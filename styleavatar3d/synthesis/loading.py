@@ -65,8 +65,8 @@ def load_parts(config: PipelineConfig) -> tuple[Any, dict[str, Any]]:
     places = {kind: place for kind, (_, place) in find_controlnets(path, config).items()}
     device = ("cuda" if torch.cuda.is_available() else "cpu") if config.device == "auto" else config.device
     number = _DTYPES.get(config.dtype) or fast_dtype(device)
-    with _quiet():
-        pipeline, networks = _load(path, places, number, config.variant)
+    with quiet():
+        pipeline, networks = load_networks(path, places, number, config.variant)
         if config.family:
             check_family(config.family, pipeline.unet.config)
         load_loras(pipeline, config.loras, config.offline)
@@ -81,7 +81,10 @@ def load_parts(config: PipelineConfig) -> tuple[Any, dict[str, Any]]:
     return pipeline, {kind: network.to(device) for kind, network in networks.items()}
 
 
-def _load(path: Path, places: Mapping[str, Path], number: torch.dtype, variant: str) -> tuple[Any, dict[str, Any]]:
+def load_networks(
+    path: Path, places: Mapping[str, Path], number: torch.dtype, variant: str
+) -> tuple[Any, dict[str, Any]]:
+    """The pipeline and ControlNets of local folders, as they are."""
     import diffusers
 
     name = _class_of(path)
@@ -140,7 +143,7 @@ def _check_fit(kind: str, network: Any, unet: Any) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
+def quiet() -> Iterator[None]:
     """Without progress bars, and without notes about parts that are not used here."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from diffusers.utils import logging
