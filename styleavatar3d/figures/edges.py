@@ -19,6 +19,8 @@ LOW, HIGH = 100.0, 200.0
 """Canny's thresholds, in the units of OpenCV that ControlNet's tools use: the Sobel gradient of 0..255."""
 SCALES = (1.0, 2.0, 4.0)
 """Widths of soft lines, in pixels of a picture of 512."""
+_SHARPEST = 0.7
+"""Pixels; narrower lines fall between them."""
 _CONTRAST = 0.11
 """The step, of a grey scale from 0 to 1, that makes a soft line of 1 - 1 / e."""
 
@@ -66,7 +68,7 @@ def soft_edges(pictures: Float[Tensor, "views size size"]) -> Float[Tensor, "vie
     """
     seen = []
     for scale in SCALES:
-        width = scale * pictures.shape[-1] / 512
+        width = max(_SHARPEST, scale * pictures.shape[-1] / 512)
         down, across = torch.gradient(blur(pictures, width), dim=(1, 2))
         steep = 2.5 * width * (down.square() + across.square()).sqrt() / _CONTRAST
         seen.append(1 - torch.exp(-steep.square()))
@@ -77,7 +79,7 @@ def blur(pictures: Float[Tensor, "views size size"], width: float) -> Float[Tens
     """By a Gaussian with a standard deviation of `width` pixels; the border is repeated outwards."""
     reach = max(1, round(3 * width))
     offsets = torch.arange(-reach, reach + 1, device=pictures.device)
-    weights = torch.exp(-0.5 * (offsets / max(width, 0.3)).square())
+    weights = torch.exp(-0.5 * (offsets / width).square())
     weights = (weights / weights.sum())[None, None]
     wide = pad(pictures[:, None], (reach,) * 4, mode="replicate")
     return conv2d(conv2d(wide, weights[..., None]), weights[:, :, None])[:, 0]

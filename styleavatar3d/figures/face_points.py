@@ -68,10 +68,10 @@ PUPILS = {68: "right_eye", 69: "left_eye"}
 
 
 class Anchors(NamedTuple):
-    """Points as weighted means of the corners of triangles."""
+    """Points as weighted means of vertices."""
 
-    corners: Int[Tensor, "points 3"]
-    weights: Float[Tensor, "points 3"]
+    corners: Int[Tensor, "points corners"]
+    weights: Float[Tensor, "points corners"]
 
     def carried(self, vertices: Float[Tensor, "vertices 3"]) -> Float[Tensor, "points 3"]:
         return (vertices[self.corners] * self.weights[..., None]).sum(1)
@@ -85,15 +85,17 @@ def face_points(model: HeadModel, head: Float[Tensor, "vertices 3"]) -> Float[Te
 
 @cache
 def _anchors(model: HeadModel) -> Anchors:
-    """Where the points of the skin are tied: found on the left half, mirrored to the right."""
+    """Where the points of the skin are tied: found on the left half, mirrored to the right, on both in the middle."""
     places = _MIDDLE | _LEFT
     half = model.faces[: len(model.faces) // 2]
     half = half[model.parts[: len(half)] == SKIN]
     found = nearest_on(model.template, half, torch.tensor(list(places.values())))
-    corners, weights = torch.zeros(68, 3, dtype=torch.long), torch.zeros(68, 3)
-    for i, point in enumerate(places):
-        corners[point], weights[point] = found.corners[i], found.weights[i]
-        corners[TWIN[point]], weights[TWIN[point]] = model.mirror[found.corners[i]], found.weights[i]
+    corners, weights = torch.zeros(68, 6, dtype=torch.long), torch.zeros(68, 6)
+    for point, left, share in zip(places, *found, strict=True):
+        right = model.mirror[left]
+        corners[TWIN[point]] = torch.cat([right, right])
+        corners[point] = torch.cat([left, right if point in _MIDDLE else left])
+        weights[point] = weights[TWIN[point]] = torch.cat([share, share]) / 2
     return Anchors(corners, weights)
 
 
