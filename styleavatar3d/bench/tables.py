@@ -4,7 +4,7 @@ from typing import Any
 
 from styleavatar3d.errors import StyleAvatarError
 
-TABLES = ("figures", "loader", "ops")
+TABLES = ("figures", "loader", "models", "ops", "synthesis")
 
 
 def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
@@ -21,6 +21,14 @@ def run(table: str = "ops", repeats: int = 5) -> dict[str, Any]:
         from styleavatar3d.bench import loader
 
         return loader.run(repeats)
+    if table == "models":
+        from styleavatar3d.bench import models
+
+        return models.run()
+    if table == "synthesis":
+        from styleavatar3d.bench import synthesis
+
+        return synthesis.run(repeats)
     from styleavatar3d.bench import ops
 
     return ops.run(repeats)

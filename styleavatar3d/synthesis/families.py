@@ -1,4 +1,4 @@
-"""The architectures of the public models, as their configs state them: what can be known of a model without its weights.
+"""The architectures of the public models, as their configs state them: what is known of them without their weights.
 
 `FAMILIES` writes down the values of the `config.json` files of stable-diffusion-v1-5, stable-diffusion-2-1 and
 stable-diffusion-xl-base-1.0 that are not the classes' defaults, and the number of parameters that each part has there.

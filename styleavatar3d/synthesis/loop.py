@@ -17,7 +17,7 @@ from styleavatar3d.synthesis.samplers import Schedule
 
 
 class Control(NamedTuple):
-    """A ControlNet, the pictures it looks at in [0, 1], how strongly it counts, and from which to which share of steps."""
+    """A ControlNet, the pictures in [0, 1] that it looks at, how strongly it counts and in which share of the steps."""
 
     network: Any
     pictures: Float[Tensor, "batch 3 height width"]
