@@ -19,6 +19,7 @@ from typing import NamedTuple
 from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.config import suggest
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.looks import Look
 from styleavatar3d.runtime.random import uniform
 from styleavatar3d.synthesis.vocabulary import (
     SHIPPED,
@@ -63,13 +64,21 @@ def draw_prompt(
 
     Args:
         given: values that are settled already, by name ("style", "age", "hair style", ...): they are said beside the
-            drawn ones, and nothing is drawn that contradicts them
+            drawn ones, and nothing is drawn that contradicts them; an empty value leaves an attribute out.
+            `settled_by` gives those of a parametric head
 
     What is drawn depends on (seed, index), the config and `given`; the view decides which of it can be said.
     """
-    dice = _dice(config.model_dump_json())
+    dice = dice_of(config)
     drawn = dice.draw(uniform(seed, "prompt", index, dice.count).tolist(), given or {})
     return say(dice.words, drawn, yaw, pitch, config)
+
+
+def settled_by(look: Look, config: PromptsConfig = SHIPPED) -> dict[str, str]:
+    """What a parametric head's own shape settles of its prompt: for `draw_prompt`'s `given`."""
+    looks = dice_of(config).words.looks
+    pairs = (values.get(getattr(look, name)) for name, values in looks.items())
+    return dict(pair for pair in pairs if pair is not None)
 
 
 def say(words: Vocabulary, drawn: Person, yaw: float, pitch: float, config: PromptsConfig) -> DrawnPrompt:
@@ -122,6 +131,25 @@ def _told(words: Vocabulary, style: Style, drawn: Person, yaw: float) -> Iterato
             yield name, drawn[name]
 
 
+class Choices:
+    """Names with weights."""
+
+    def __init__(self, weights: Mapping[str, float]):
+        self.names, self._sums = list(weights), list(accumulate(weights.values()))
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def pick(self, number: float) -> str:
+        """The name at `number` in [0, 1) of the weights' running sum."""
+        return self.names[min(bisect_right(self._sums, number * self._sums[-1]), len(self.names) - 1)]
+
+    def shares(self) -> Iterator[tuple[str, float]]:
+        """The names with their probabilities."""
+        for name, low, high in zip(self.names, [0.0, *self._sums], self._sums, strict=False):
+            yield name, (high - low) / self._sums[-1]
+
+
 class Dice:
     """What is thrown for a vocabulary, and with which probabilities."""
 
@@ -130,52 +158,50 @@ class Dice:
         self.variables = {**{name: words.people[name] for name in PEOPLE}, **words.attributes}
         self.pool = [name for name, attribute in words.attributes.items() if attribute.weight]
         self.styles = {name: style.weight for name, style in words.styles.items() if style.weight}
-        self.count = 1 + len(PEOPLE) + 2 * len(words.attributes)
+        self._half = 1 + len(self.variables)
+        self.count = self._half + len(self.variables)
         self._asked = {name: _tags_asked(attribute) for name, attribute in self.variables.items()}
-        self._choices: dict[tuple[str, frozenset[str]], dict[str, float]] = {}
+        self._styles = Choices(self.styles)
+        self._choices: dict[tuple[str, frozenset[str]], Choices] = {}
 
     def draw(self, dice: Sequence[float], given: Mapping[str, str]) -> Person:
         """The person that these `count` numbers in [0, 1) make."""
         self._check(given)
-        throw = iter(dice)
-        drawn = {"style": given.get("style") or pick(self.styles, next(throw))}
+        drawn = {"style": given.get("style") or self._styles.pick(dice[0])}
         tags = frozenset(tag for name in given if name != "style" for tag in self._sets(name, given[name]))
-        pool = [name for name in self.pool if name not in given and self.choices(name, tags)]
+        pool = [name for name in self.pool if name not in given and self.choices(name, tags)] if given else self.pool
         left = min(self.words.draws, len(pool))
+        places = {name: at for at, name in enumerate(pool)}
         sums = subset_sums(tuple(self.variables[name].weight for name in pool))
-        at = 0
-        for name in self.variables:
-            numbers = [next(throw) for _ in range(1 if name in PEOPLE else 2)]
+        for number, (name, attribute) in enumerate(self.variables.items()):
             if name in given:
-                drawn[name] = given[name]
+                drawn |= {name: given[name]} if given[name] else {}
                 continue
             if name not in PEOPLE:
-                if name not in pool:
+                if not left or name not in places:
                     continue
-                taken = numbers[1] < inclusion(sums, self.variables[name].weight, at, left)
-                at += 1
-                if not taken:
+                if dice[self._half + number] >= inclusion(sums, attribute.weight, places[name], left):
                     continue
                 left -= 1
             if choices := self.choices(name, tags):  # nobody runs out of values unless `given` takes them
-                drawn[name] = pick(choices, numbers[0])
+                drawn[name] = choices.pick(dice[1 + number])
                 tags |= self._sets(name, drawn[name])
         return drawn
 
-    def choices(self, name: str, tags: frozenset[str]) -> dict[str, float]:
-        """Weights of the values that are left to a person with these tags."""
+    def choices(self, name: str, tags: frozenset[str]) -> Choices:
+        """The values that are left to a person with these tags."""
         asked = tags & self._asked[name]
         if (name, asked) not in self._choices:
-            self._choices[name, asked] = allowed(self.variables[name], asked)
+            self._choices[name, asked] = Choices(allowed(self.variables[name], asked))
         return self._choices[name, asked]
 
     def _sets(self, name: str, value: str) -> frozenset[str]:
-        return frozenset(self.variables[name].values[value].sets)
+        return frozenset(self.variables[name].values[value].sets) if value else frozenset()
 
     def _check(self, given: Mapping[str, str]) -> None:
         known = {"style": list(self.words.styles)} | {name: list(one.values) for name, one in self.variables.items()}
         for name, value in given.items():
-            if value not in known.get(name, ()):
+            if value not in known.get(name, ()) and not (name in self.words.attributes and value == NOT_DRAWN):
                 remedy = suggest(value, known[name]) if name in known else suggest(name, known)
                 raise StyleAvatarError("nothing of this name can be given", got=f"{name}: {value}", remedy=remedy)
 
@@ -197,14 +223,15 @@ class Dice:
             for (left, tags), chance in states.items():
                 taken = 1.0 if always else inclusion(sums, attribute.weight, at, left)
                 choices = self.choices(name, tags)
-                total = sum(choices.values())
-                outcomes = [(value, chance * taken * weight / total) for value, weight in choices.items()]
+                outcomes = [(value, chance * taken * share) for value, share in choices.shares()]
                 for value, part in [*outcomes, (NOT_DRAWN, chance * (1 - taken))]:
                     if part == 0 or (through and name == through[0] and value != through[1]):
                         continue
                     mass[value] += part
-                    sets = self._sets(name, value) if value else frozenset()
-                    key = (left - (value != NOT_DRAWN and not always), self._still_asked(name, tags | sets))
+                    key = (
+                        left - (value != NOT_DRAWN and not always),
+                        self._still_asked(name, tags | self._sets(name, value)),
+                    )
                     after[key] = after.get(key, 0.0) + part
             states, at = after, at + (not always)
             passed = passed or (through is not None and name == through[0])
@@ -216,12 +243,6 @@ class Dice:
         """The tags that anything below `name` asks for: others need not be told apart."""
         below = list(self.variables)[list(self.variables).index(name) + 1 :]
         return tags & frozenset().union(*(self._asked[other] for other in below))
-
-
-def pick(weights: Mapping[str, float], number: float) -> str:
-    """The name at `number` in [0, 1) of the weights' running sum."""
-    names, sums = list(weights), list(accumulate(weights.values()))
-    return names[min(bisect_right(sums, number * sums[-1]), len(names) - 1)]
 
 
 @lru_cache(maxsize=256)

@@ -19,8 +19,6 @@ GETS_A_SHARD = 1
 PUTS_A_RUN = 2
 """dataset.json and config.yaml"""
 _DIGEST = "0" * 64
-_SIZE = 100_000
-"""a size in bytes with as many digits as most parts have"""
 
 
 class Job(NamedTuple):
@@ -66,10 +64,11 @@ def workers_for(job: Job, deadline: float) -> int | None:
 def record_bytes(job: Job) -> int:
     """Bytes of one manifest record, measured on a record of this many pictures and parts."""
     count = min(job.shard_size, job.pictures)
+    size = job.shard_bytes // (count * job.parts)
     entry = Entry(
         shard=job.shards, name=f"shards/{job.shards:06d}-{_DIGEST[:16]}.tar", first=job.pictures, count=count,
         rejected=[], bytes=job.shard_bytes, sha256=_DIGEST, records=_DIGEST,
-        parts=["guidance-keypoints.png"] * job.parts, sizes=[[_SIZE] * job.parts] * count,
+        parts=["guidance-keypoints.png"] * job.parts, sizes=[[size] * job.parts] * count,
     )  # fmt: skip
     return len(canonical_json(entry.model_dump()))
 

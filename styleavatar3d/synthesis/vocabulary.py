@@ -123,6 +123,7 @@ class Vocabulary(Strict):
     styles: dict[str, Style] = Field(min_length=1)
     people: dict[str, Attribute]
     children: dict[str, str] = Field(default_factory=dict)
+    looks: dict[str, dict[str, tuple[str, str]]] = Field(default_factory=dict)
     attributes: dict[str, Attribute]
 
     @model_validator(mode="after")
@@ -144,7 +145,12 @@ class Vocabulary(Strict):
             raise ValueError(f"draws: {self.draws} attributes are asked for, {drawable} have a weight above 0")
         if not any(style.weight for style in self.styles.values()):
             raise ValueError("styles: none has a weight above 0")
-        _check_tags({**self.people, **self.attributes})
+        everything = {**self.people, **self.attributes}
+        for look, values in self.looks.items():
+            for name, value in values.values():
+                _known([name], everything, f"looks.{look}")
+                _known([value] if value else [], everything[name].values, f"looks.{look}: {name}")
+        _check_tags(everything)
         return self
 
 
