@@ -136,7 +136,6 @@ def load_figure(path: str | Path, landmarks: str | Path | None = None, limits: L
         figure = figure_of(model, path.name, hashlib.sha256(data).hexdigest(), given)
     except (MemoryError, RecursionError, OverflowError) as error:
         guard.refuse("it needs more than this machine has", got=type(error).__name__, remedy="simplify the model")
-    guard.tick()
     return figure
 
 

@@ -23,6 +23,8 @@ LIMB_POINTS = tuple(f"{side}_{joint}" for side in ("left", "right") for joint in
 _SNAP_RIG, _SNAP_FIT = 0.5, 0.2
 """Radians within which axes are taken for the file's own: rests lean a little, and so do fits."""
 _SAMPLES, _ROUGH = 12_000, 6_000
+_DISTINCT = 0.01
+"""How far apart joints are at least, in sizes of the model."""
 _BEARABLE = 0.16
 """Error above which what was fitted is no head."""
 
@@ -156,6 +158,9 @@ def _from_rig(model: Model3D, vertices: Tensor, faces: Tensor, bare: Tensor, eye
     if model.positions is None or model.owner is None or not {"head", "left_arm", "right_arm"} <= set(found):
         return None
     at = {bone: torch.tensor(model.positions[node], dtype=torch.float32) for bone, node in found.items()}
+    across, upward = at["left_arm"] - at["right_arm"], at["head"] - (at["left_arm"] + at["right_arm"]) / 2
+    if min(float(across.norm()), float(upward.norm())) < _DISTINCT:
+        return None  # meshes named like bones, that all stand at the origin
     turn, swapped = _rig_axes(model, at, "guessed" in found)
     if swapped:
         at = {_other(bone): point for bone, point in at.items()}

@@ -250,3 +250,16 @@ def test_links_out_of_the_folder_are_refused(tmp_path):
     (inside / "a.mtl").symlink_to(tmp_path / "secret.mtl")
     with pytest.raises(FileRefused, match="outside"):
         load(inside / "a.obj", b"mtllib a.mtl\nv 0 0 0\nv 1 0 0\nv 0 1 0\nf 1 2 3\n")
+
+
+def test_meshes_named_like_bones_are_no_skeleton(tmp_path, bust):
+    """Blender exports of loose parts: nodes called Head and Arm that all stand at the origin."""
+    glb = rigs.Glb()
+    place = glb.array(bust.vertices.numpy(), "VEC3", np.float32)
+    faces = glb.array(bust.faces.numpy().reshape(-1), "SCALAR", np.uint32)
+    glb.json["meshes"] = [{"primitives": [{"attributes": {"POSITION": place}, "indices": faces}]}]
+    glb.json["nodes"] = [{"name": "Head", "mesh": 0}, {"name": "Arm.L"}, {"name": "Arm.R"}]
+    glb.json["scenes"] = [{"nodes": [0, 1, 2]}]
+    figure = load(tmp_path / "loose.glb", glb.bytes())
+    assert figure.found_by == "fit"
+    assert_near(bust, figure, shoulders=0.09)
