@@ -3,20 +3,25 @@
 Protocol, the same for shards and checkpoints: the bytes are written where no reader looks (or as one atomic PutObject),
 read back and compared by size and sha256, and only then appear under their final name (`publish`). What exists
 is what an exclusively created record says (`create`): of many writers exactly one wins, the others see False.
+Every operation is idempotent, so that what may pass (`patience`) is tried again: a server that is busy or away, a
+network file system that hiccups, a write that arrived cut short.
 """
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
+import time
 import uuid
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import BinaryIO
 
 from styleavatar3d.errors import StyleAvatarError, disk_trouble
+from styleavatar3d.runtime.patience import TransientError, patient
 
 TEMPORARY = "tmp"
 
@@ -36,6 +41,8 @@ class Storage(ABC):
         if scheme == "file":
             return LocalStorage(Path(rest))
         if scheme == "s3":
+            from styleavatar3d.runtime.s3 import S3Storage
+
             return S3Storage(rest)
         raise StyleAvatarError(
             "unknown kind of storage",
@@ -58,7 +65,11 @@ class Storage(ABC):
 
     @abstractmethod
     def create(self, name: str, data: bytes) -> bool:
-        """Put `data` under `name` only if nothing is there: True for the one writer that won, else False."""
+        """Put `data` under `name` only if nothing is there: True for the one writer that won, else False.
+
+        At most one writer sees True. After a trouble with the network the winner itself may see False: what is there
+        tells who won.
+        """
 
     @abstractmethod
     def exists(self, name: str) -> bool: ...
@@ -70,6 +81,10 @@ class Storage(ABC):
     @abstractmethod
     def delete(self, name: str) -> None:
         """Remove `name`, or every blob below it when it is a folder; nothing happens if it is absent."""
+
+    @abstractmethod
+    def tidy(self, seconds: float) -> None:
+        """Remove what writers that were killed left half written, if it is older than `seconds`."""
 
     def local_path(self, name: str = "") -> Path | None:
         """The path on this machine's disk, or None when the storage is not on it."""
@@ -93,27 +108,31 @@ class LocalStorage(Storage):
                 remedy="give another path, or move the file away",
             )
 
+    @patient
     def read(self, name: str) -> bytes:
         try:
             return self.local_path(name).read_bytes()
         except OSError as error:
             raise _disk_error("cannot read", self.local_path(name), error) from error
 
+    @patient
     def read_range(self, name: str, start: int, stop: int) -> bytes:
         with _disk_errors("cannot read", self.local_path(name)), self.local_path(name).open("rb") as file:
             file.seek(start)
             return file.read(stop - start)
 
+    @patient
     def publish(self, name: str, data: bytes) -> str:
         digest = hashlib.sha256(data).hexdigest()
         final = self.local_path(name)
         with _disk_errors("cannot write", final), self._temporary(data) as temporary:
-            _compare(name, temporary.read_bytes(), data)
+            compare(name, temporary.read_bytes(), data)
             final.parent.mkdir(parents=True, exist_ok=True)
             temporary.replace(final)
             _sync_folder(final.parent)
         return digest
 
+    @patient
     def create(self, name: str, data: bytes) -> bool:
         final = self.local_path(name)
         with _disk_errors("cannot write", final), self._temporary(data) as temporary:
@@ -129,9 +148,15 @@ class LocalStorage(Storage):
         return self.local_path(name).exists()
 
     def list(self, prefix: str = "") -> list[str]:
-        names = (path.relative_to(self.root) for path in self.local_path(prefix).rglob("*") if path.is_file())
-        return sorted(str(PurePosixPath(name)) for name in names if name.parts[0] != TEMPORARY)
+        names = []
+        for folder, folders, files in os.walk(self.local_path(prefix)):
+            place = Path(folder).relative_to(self.root)
+            if place == Path() and TEMPORARY in folders:
+                folders.remove(TEMPORARY)
+            names += [str(PurePosixPath(place / file)) for file in files]
+        return sorted(names)
 
+    @patient
     def delete(self, name: str) -> None:
         path = self.local_path(name)
         with _disk_errors("cannot delete", path):
@@ -142,16 +167,23 @@ class LocalStorage(Storage):
             else:
                 path.unlink(missing_ok=True)
 
+    def tidy(self, seconds: float) -> None:
+        folder, before = self.root / TEMPORARY, time.time() - seconds
+        for path in folder.glob("*"):
+            with suppress(FileNotFoundError):  # its writer was alive after all
+                if path.stat().st_mtime < before:
+                    path.unlink()
+        _remove_if_empty(folder)
+
     def local_path(self, name: str = "") -> Path:
-        return self.root / _checked(name)
+        return self.root / checked_name(name)
 
     @contextmanager
     def _temporary(self, data: bytes) -> Iterator[Path]:
         folder = self.root / TEMPORARY
-        folder.mkdir(parents=True, exist_ok=True)
         path = folder / uuid.uuid4().hex
         try:
-            with path.open("xb") as file:
+            with _open_new(path) as file:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
@@ -161,105 +193,31 @@ class LocalStorage(Storage):
             _remove_if_empty(folder)
 
 
-class S3Storage(Storage):
-    """A prefix of a bucket, through s3fs. Credentials come from where boto looks; the server from AWS_ENDPOINT_URL.
-
-    One PutObject is atomic, so publishing needs no temporary name: names are content-addressed or single records.
-    A conditional PutObject (`If-None-Match: *`) is the exclusive create; multipart uploads are not conditional on
-    every server.
-    """
-
-    def __init__(self, place: str):
-        self.bucket, _, prefix = place.partition("/")
-        self.prefix = prefix.strip("/")
-        self.url = f"s3://{self.bucket}/{self.prefix}".rstrip("/")
-        if not self.bucket:
-            raise StyleAvatarError("the S3 URL names no bucket", got=f"s3://{place}", expected="s3://bucket/prefix")
-        self._filesystem: Any = None
-
-    @property
-    def filesystem(self) -> Any:
-        """The s3fs file system, made at first use (so that this object can be sent to another process)."""
-        if self._filesystem is None:
-            import s3fs
-
-            endpoint = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-            self._filesystem = s3fs.S3FileSystem(
-                endpoint_url=endpoint,
-                use_listings_cache=False,
-                skip_instance_cache=True,
-                config_kwargs={"connect_timeout": 20, "retries": {"max_attempts": 1}},
-            )
-        return self._filesystem
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_filesystem": None}
-
-    def read(self, name: str) -> bytes:
-        with _s3_errors("cannot read", self._key(name)):
-            return self.filesystem.cat_file(self._key(name))
-
-    def read_range(self, name: str, start: int, stop: int) -> bytes:
-        with _s3_errors("cannot read", self._key(name)):
-            return self.filesystem.cat_file(self._key(name), start=start, end=stop)
-
-    def publish(self, name: str, data: bytes) -> str:
-        with _s3_errors("cannot write", self._key(name)):
-            self._put(name, data)
-        _compare(name, self.read(name), data)
-        return hashlib.sha256(data).hexdigest()
-
-    def create(self, name: str, data: bytes) -> bool:
-        with _s3_errors("cannot write", self._key(name)):
-            try:
-                self._put(name, data, IfNoneMatch="*")
-            except OSError as error:
-                if _s3_code(error) in ("PreconditionFailed", "412", "ConditionalRequestConflict"):
-                    return False
-                raise
-        return True
-
-    def exists(self, name: str) -> bool:
-        with _s3_errors("cannot look up", self._key(name)):
-            return self.filesystem.exists(self._key(name))
-
-    def list(self, prefix: str = "") -> list[str]:
-        with _s3_errors("cannot list", self._key(prefix)):
-            try:
-                keys = self.filesystem.find(self._key(prefix))
-            except FileNotFoundError:
-                return []
-        start = len(self._key("")) + 1
-        names = (key[start:] for key in keys if not key.endswith("/"))
-        return sorted(name for name in names if not name.startswith(TEMPORARY + "/"))
-
-    def delete(self, name: str) -> None:
-        with _s3_errors("cannot delete", self._key(name)):
-            for key in [self._key(name), *(self._key(child) for child in self.list(name))]:
-                self.filesystem.call_s3("delete_object", Bucket=self.bucket, Key=key[len(self.bucket) + 1 :])
-
-    def _key(self, name: str) -> str:
-        return "/".join(part for part in (self.bucket, self.prefix, _checked(name)) if part)
-
-    def _put(self, name: str, data: bytes, **conditions: str) -> None:
-        key = self._key(name)[len(self.bucket) + 1 :]
-        self.filesystem.call_s3("put_object", Bucket=self.bucket, Key=key, Body=data, **conditions)
-
-
-def _checked(name: str) -> str:
+def checked_name(name: str) -> str:
+    """`name`, if it stays inside its storage."""
     if name.startswith("/") or ".." in name.split("/"):
         raise StyleAvatarError("a name leaves its storage", got=name, expected="a relative path without '..'")
     return name
 
 
-def _compare(name: str, found: bytes, wanted: bytes) -> None:
+def compare(name: str, found: bytes, wanted: bytes) -> None:
+    """Raises TransientError if what was read back is not what was written."""
     if hashlib.sha256(found).digest() != hashlib.sha256(wanted).digest():
-        raise StyleAvatarError(
+        raise TransientError(
             "the storage gave back other bytes than were written",
             got=f"{name}: {len(found)} bytes",
             expected=f"{len(wanted)} bytes with the same sha256",
             remedy="check the disk, then run the same command again",
         )
+
+
+def _open_new(path: Path) -> BinaryIO:
+    """Another writer may remove the folder, empty as it is, between the two steps."""
+    for _ in range(100):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with suppress(FileNotFoundError):
+            return path.open("xb")
+    return path.open("xb")
 
 
 def _remove_if_empty(folder: Path) -> None:
@@ -276,9 +234,14 @@ def _sync_folder(folder: Path) -> None:
         os.close(descriptor)
 
 
+_PASSING = ("EIO", "EAGAIN", "EBUSY", "EINTR", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENETDOWN", "ECONNRESET")
+_PASSING_NUMBERS = {getattr(errno, name) for name in _PASSING if hasattr(errno, name)}
+
+
 def _disk_error(what: str, path: Path, error: OSError) -> StyleAvatarError:
     reason, remedy = disk_trouble(error) or (error.strerror or str(error), None)
-    return StyleAvatarError(f"{what} {path}: {reason}", got=str(path), remedy=remedy)
+    kind = TransientError if error.errno in _PASSING_NUMBERS else StyleAvatarError
+    return kind(f"{what} {path}: {reason}", got=str(path), remedy=remedy)
 
 
 @contextmanager
@@ -287,53 +250,3 @@ def _disk_errors(what: str, path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise _disk_error(what, path, error) from error
-
-
-def _s3_code(error: BaseException | None) -> str:
-    """The S3 error code in an exception's chain: s3fs raises OSErrors that have botocore's errors as their cause."""
-    while error is not None:
-        response = getattr(error, "response", None)
-        if response:
-            return str(response.get("Error", {}).get("Code", ""))
-        error = error.__cause__ or error.__context__
-    return ""
-
-
-@contextmanager
-def _s3_errors(what: str, key: str) -> Iterator[None]:
-    try:
-        yield
-    except StyleAvatarError:
-        raise
-    except Exception as error:
-        raise _s3_error(f"{what} s3://{key}", error) from error
-
-
-_NO_CREDENTIALS = ("NoCredentialsError", "PartialCredentialsError")
-_BAD_CREDENTIALS = ("InvalidAccessKeyId", "SignatureDoesNotMatch")
-_NO_SERVER = ("EndpointConnectionError", "ConnectTimeoutError", "ConnectionError", "ClientConnectorError")
-
-
-def _s3_error(what: str, error: Exception) -> StyleAvatarError:
-    code, kind = _s3_code(error), type(error).__name__
-    if kind in _NO_CREDENTIALS or code in _BAD_CREDENTIALS:
-        return StyleAvatarError(
-            f"{what}: S3 credentials are missing or wrong",
-            got=code or kind,
-            remedy="set AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY (AWS_ENDPOINT_URL for your own server)",
-        )
-    if kind in _NO_SERVER:
-        return StyleAvatarError(
-            f"{what}: the S3 server does not answer", got=str(error), remedy="check AWS_ENDPOINT_URL and the network"
-        )
-    if code == "NoSuchBucket":
-        return StyleAvatarError(f"{what}: there is no such bucket", remedy="create the bucket, or correct its name")
-    if isinstance(error, PermissionError):
-        return StyleAvatarError(
-            f"{what}: access denied", got=code or str(error), remedy="ask for the rights on this bucket"
-        )
-    if isinstance(error, FileNotFoundError):
-        return StyleAvatarError(f"{what}: it does not exist", remedy="check the URL")
-    if isinstance(error, OSError) or code:
-        return StyleAvatarError(f"{what}: {error}", got=code or kind)
-    raise error
