@@ -60,7 +60,7 @@ def canny(picture: Float[Tensor, "size size"]) -> Bool[Tensor, "size size"]:
     return torch.from_numpy(edges).to(picture.device)
 
 
-def soft_edges(pictures: Float[Tensor, "views size size"]) -> Float[Tensor, "views size size"]:
+def soft_edges(pictures: Float[Tensor, "views height width"]) -> Float[Tensor, "views height width"]:
     """Strength in 0..1 of the edges of greys in 0..1: the mean over `SCALES` of what each scale sees.
 
     A scale sees 1 - exp(-(s |gradient| / contrast)^2) of the picture blurred by s; times s, a step counts the same at
@@ -75,7 +75,7 @@ def soft_edges(pictures: Float[Tensor, "views size size"]) -> Float[Tensor, "vie
     return torch.stack(seen).mean(0)
 
 
-def blur(pictures: Float[Tensor, "views size size"], width: float) -> Float[Tensor, "views size size"]:
+def blur(pictures: Float[Tensor, "views height width"], width: float) -> Float[Tensor, "views height width"]:
     """By a Gaussian with a standard deviation of `width` pixels; the border is repeated outwards."""
     reach = max(1, round(3 * width))
     offsets = torch.arange(-reach, reach + 1, device=pictures.device)
