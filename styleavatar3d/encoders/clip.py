@@ -1,5 +1,6 @@
 """Pictures and words in one space: a stock CLIP folder, and what the miniature one needs said about unknown words."""
 
+import json
 import logging
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,17 @@ from torch.nn import functional as F
 from styleavatar3d.errors import StyleAvatarError
 
 MOST_CHARACTERS = 2000
+_UNIT = ([0.0] * 3, [1.0] * 3)
+"""Mean and standard deviation, in [-1, 1], of colours that the picture tower reads as they are, as the miniature's."""
 log = logging.getLogger(__name__)
 
 
 class ClipEncoder:
     """Both towers of a `transformers` CLIPModel with its tokenizer; embeddings are unit vectors of length `dim`."""
 
-    def __init__(self, model: Any, tokenizer: Any):
+    def __init__(self, model: Any, tokenizer: Any, norm: tuple[list[float], list[float]] = _UNIT):
         self.model, self.tokenizer = model.eval().requires_grad_(False), tokenizer
+        self.mean, self.std = (torch.tensor(values).view(3, 1, 1).to(model.device) for values in norm)
         self.dim: int = model.config.projection_dim
         self.size: int = model.config.vision_config.image_size
 
@@ -33,15 +37,18 @@ class ClipEncoder:
         disable_progress_bar()  # it loads in a blink
         if not (Path(folder) / "config.json").is_file():
             raise StyleAvatarError(
-                "there is no CLIP model", got=str(folder),
+                "there is no CLIP model",
+                got=str(folder),
                 expected="a folder with config.json, model.safetensors, tokenizer.json",
             )
         try:
-            model: Any = CLIPModel.from_pretrained(folder, dtype=torch.float32, local_files_only=True)
+            model: Any = CLIPModel.from_pretrained(
+                folder, dtype=torch.float32, local_files_only=True, use_safetensors=True
+            )
             tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise StyleAvatarError(f"the CLIP model in {folder} cannot be read: {error}") from error
-        return cls(model.to(device), tokenizer)
+        return cls(model.to(device), tokenizer, _norm(Path(folder)))
 
     @torch.no_grad()
     def images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
@@ -52,6 +59,7 @@ class ClipEncoder:
         images = images.to(self.model.device, torch.float32)
         if images.shape[-1] != self.size:
             images = F.interpolate(images, (self.size, self.size), mode="bilinear", antialias=True)
+        images = (images - self.mean) / self.std
         return F.normalize(_features(self.model.get_image_features(pixel_values=images)), dim=-1)
 
     @torch.no_grad()
@@ -83,14 +91,17 @@ def check_prompt(tokenizer: Any, text: str) -> list[str]:
     """
     if len(text) > MOST_CHARACTERS:
         raise StyleAvatarError(
-            "the prompt is too long", got=text, expected=f"at most {MOST_CHARACTERS} characters",
+            "the prompt is too long",
+            got=text,
+            expected=f"at most {MOST_CHARACTERS} characters",
             remedy="a dozen words do: a style, a person or alien, hair, glasses, a shirt",
         )
     pieces = _pieces(tokenizer, text)
     unknown = unknown_words(tokenizer, text)
     if not any(_is_word(piece) and _known(tokenizer, piece) for piece in pieces):
         raise StyleAvatarError(
-            "the prompt has no word that the encoder knows", got=text,
+            "the prompt has no word that the encoder knows",
+            got=text,
             expected="words such as: a young woman with red hair and round glasses, clay style",
         )
     return unknown
@@ -114,6 +125,19 @@ def _known(tokenizer: Any, piece: str) -> bool:
 
 def _is_word(piece: str) -> bool:
     return any(character.isalnum() for character in piece)
+
+
+def _norm(folder: Path) -> tuple[list[float], list[float]]:
+    """Mean and standard deviation by which stock models norm colours of [0, 1], for colours of [-1, 1]."""
+    path = folder / "preprocessor_config.json"
+    if not path.is_file():
+        return _UNIT
+    try:
+        about = json.loads(path.read_text(encoding="utf-8"))
+        mean, std = ([float(number) for number in about[name]] for name in ("image_mean", "image_std"))
+    except (ValueError, KeyError, TypeError) as error:
+        raise StyleAvatarError(f"{path} does not say how pictures are normed: {error!r}") from error
+    return [2 * number - 1 for number in mean], [2 * number for number in std]
 
 
 def _features(output: Any) -> Tensor:

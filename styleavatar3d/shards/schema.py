@@ -77,6 +77,10 @@ class Record(Strict):
     figure: Figure
     gates: dict[str, float]
     verdict: Literal["accepted", "rejected"]
+    refusals: list[list[str]] = []
+    """For each attempt that was refused, in order, the gates that it failed."""
+    safety: dict[str, str] = {}
+    """What the policy says of "prompt" and "picture": allowed, refused and why, not asked."""
     config_hash: str
 
     @field_validator("camera")

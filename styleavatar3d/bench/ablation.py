@@ -1,0 +1,215 @@
+"""What the data engine's two ideas are worth in the miniature: view words in the prompt, and which guidance poses it.
+
+Every row draws the same figures, styles, cameras and seeds, so that rows differ by what they are named for alone. The
+claims are those of StyleAvatar3D (arXiv 2305.19012): view prompts keep faces off the backs of heads, hybrid guidance
+is the steadiest, attributes in the prompt make for variety.
+"""
+
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, UInt8
+from torch import Tensor
+
+from styleavatar3d.assets import assets
+from styleavatar3d.bench.held_out import HELD_OUT, show, signed, tell
+from styleavatar3d.camera.cameras import Camera
+from styleavatar3d.encoders.clip import ClipEncoder
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.guidance import guide
+from styleavatar3d.figures.looks import ATTRIBUTES, Look, draw_look, visible_attributes
+from styleavatar3d.metrics.alignment import BACK, Request, stated
+from styleavatar3d.metrics.judge import Judge
+from styleavatar3d.miniature.renders import draw_style, render_view
+from styleavatar3d.runtime.random import key, uniform
+from styleavatar3d.shards.schema import Guidance
+from styleavatar3d.synthesis.prompts import Prompt, compose
+
+SIZE, STEPS, SCALE, BATCH = 64, 10, 2.0, 25
+KINDS = {"depth": ("depth",), "keypoints": ("keypoints",), "hybrid": ("depth", "keypoints")}
+PITCH = (-15.0, 25.0)
+_CAP = 90.0
+"""Degrees beyond which a picture counts as facing elsewhere, however far; for means, which one mirrored face would rule."""
+_SURE = 2.0
+"""Standard errors by which rows must differ for a claim to be held or refuted."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """What one row leaves in the prompt and how it is posed."""
+
+    guidance: str
+    views: bool
+    attributes: bool = True
+
+    @property
+    def name(self) -> str:
+        words = "view words" if self.views else "no view words"
+        return f"{self.guidance}, {words}" + ("" if self.attributes else ", no attributes")
+
+
+ROWS = (*(Row(kind, views) for views in (True, False) for kind in KINDS), Row("hybrid", True, attributes=False))
+
+
+@dataclass(frozen=True)
+class Scenes:
+    """Figures of a held-out population, all around which cameras are spread evenly."""
+
+    looks: list[Look]
+    styles: list[str]
+    cameras: list[Camera]
+
+    @classmethod
+    def draw(cls, count: int, seed: int) -> "Scenes":
+        population = seed + HELD_OUT
+        places = [uniform(population, "ablation", index, 2).tolist() for index in range(count)]
+        cameras = [Camera.orbit(360 * a - 180, PITCH[0] + b * (PITCH[1] - PITCH[0])) for a, b in places]
+        looks = [draw_look(population, index) for index in range(count)]
+        return cls(looks, [draw_style(population, index) for index in range(count)], cameras)
+
+    @property
+    def yaw(self) -> Float[Tensor, "count"]:
+        return torch.tensor([camera.yaw for camera in self.cameras])
+
+    def prompts(self, row: Row) -> list[Prompt]:
+        """Full prompts, or without what `row` leaves out; without view words nothing is known to be hidden either."""
+        drop = {*(() if row.views else ("view",)), *(() if row.attributes else ATTRIBUTES)}
+        everything = zip(self.looks, self.styles, self.cameras, strict=True)
+        return [compose(look, style, camera.yaw, camera.pitch, drop=drop) for look, style, camera in everything]
+
+    def requests(self) -> list[Request]:
+        """What full prompts state."""
+        asked = []
+        for look, style, camera in zip(self.looks, self.styles, self.cameras, strict=True):
+            seen = visible_attributes(look, style, camera.yaw) | {"style": style}
+            asked.append(Request(camera.yaw, stated(seen)))
+        return asked
+
+
+@dataclass(frozen=True)
+class Measured:
+    """One number a picture; NaN where it is not asked."""
+
+    face: Float[Tensor, "count"]
+    """1 if a face shows where none should (|yaw| >= 135), else 0."""
+    turned: Float[Tensor, "count"]
+    """Degrees between the view judged and the one asked for."""
+    attributes: Float[Tensor, "count"]
+    """Share of the stated attributes that the judge finds."""
+    distance: Float[Tensor, "count"]
+    """Mean of 1 - cosine in the tiny CLIP to all other pictures of the row."""
+
+
+def run(count: int = 1000, seed: int = 0, model: str | None = None, device: str = "auto") -> dict[str, Any]:
+    """Print the table and whether the paper's claims hold in it, and return both.
+
+    Args:
+        count: pictures a row
+        seed: of the figures, cameras and noise
+        model: folder with diffusion/, judge/ and clip/; the shipped one by default
+        device: where pictures are drawn
+    """
+    if count < 2:
+        raise StyleAvatarError("one picture has no diversity", got=count, expected="--count of at least 2")
+    from styleavatar3d.synthesis.pipeline import Synthesizer
+
+    folder = Path(model) if model else assets() / "data" / "miniature"
+    judge, clip = Judge.from_pretrained(folder / "judge"), ClipEncoder.from_pretrained(folder / "clip")
+    scenes = Scenes.draw(count, seed)
+    renders, poses = _pose(scenes)
+    synthesizer = Synthesizer.from_pretrained(folder / "diffusion", device)
+    measured = {"renders": measure(renders, scenes, judge, clip)}
+    for row in ROWS:
+        measured[row.name] = measure(_draw(synthesizer, scenes, row, poses, seed), scenes, judge, clip)
+        if not row.attributes:
+            measured[row.name] = replace(measured[row.name], attributes=torch.full((count,), torch.nan))
+    rows, claims = [_summary(name, one) for name, one in measured.items()], check_claims(measured)
+    behind = int((scenes.yaw.abs() >= BACK).sum())
+    show(f"ablation: {count} pictures a row, {behind} of them from behind, by the judge", rows)
+    show("the claims of the paper", claims)
+    return {"table": "ablation", "model": model or "shipped", "count": count, "behind": behind, "seed": seed,
+            "rows": rows, "claims": claims}  # fmt: skip
+
+
+def _pose(scenes: Scenes) -> tuple[UInt8[Tensor, "count 3 size size"], dict[str, UInt8[Tensor, "count size size 3"]]]:
+    """Renders of the scenes, which no model can do better than, and their guidance by kind."""
+    renders, poses = [], {kind: [] for kind in KINDS["hybrid"]}
+    for i, (look, style, camera) in enumerate(zip(scenes.looks, scenes.styles, scenes.cameras, strict=True)):
+        figure = build_figure(look)
+        renders.append(render_view(figure, style, camera, SIZE).image.permute(2, 0, 1))
+        for kind, picture in guide(figure, camera, SIZE, list(poses)).pictures.items():
+            poses[kind].append(picture)
+        if (i + 1) % BATCH == 0:
+            tell("posed", i + 1, len(scenes.looks))
+    return torch.stack(renders), {kind: torch.stack(pictures) for kind, pictures in poses.items()}
+
+
+def _draw(
+    synthesizer: Any, scenes: Scenes, row: Row, poses: dict[str, UInt8[Tensor, "count size size 3"]], seed: int
+) -> UInt8[Tensor, "count 3 size size"]:
+    prompts, kinds, made = scenes.prompts(row), KINDS[row.guidance], []
+    for start in range(0, len(prompts), BATCH):
+        texts, negatives = zip(*prompts[start : start + BATCH], strict=True)
+        which = slice(start, start + len(texts))
+        seeds = [key(seed, "ablation", index) for index in range(start, which.stop)]
+        shown = {kind: poses[kind][which] for kind in kinds}
+        guidance = [Guidance(kind=kind, scale=1.0) for kind in kinds]
+        made.append(synthesizer.generate(texts, negatives, shown, seeds, STEPS, SCALE, guidance))
+        tell(row.name, which.stop, len(prompts))
+    return torch.cat(made).permute(0, 3, 1, 2)
+
+
+def measure(images: UInt8[Tensor, "count 3 size size"], scenes: Scenes, judge: Judge, clip: ClipEncoder) -> Measured:
+    """What the judge and the tiny CLIP say of each picture."""
+    seen, yaw, requests = judge.judge(signed(images)), scenes.yaw, scenes.requests()
+    face = torch.where(yaw.abs() >= BACK, (seen.face > 0.5).float(), torch.nan)
+    right = [
+        sum(words[name] == value for name, value in asked.attributes.items()) / len(asked.attributes)
+        for words, asked in zip(seen.words, requests, strict=True)
+    ]
+    codes = torch.cat([clip.images(signed(some)) for some in images.split(100)])
+    others = (codes.sum(0) * codes).sum(1) - 1
+    turned = ((seen.yaw - yaw + 180) % 360 - 180).abs()
+    return Measured(face, turned, torch.tensor(right), 1 - others / (len(codes) - 1))
+
+
+def _summary(name: str, one: Measured) -> dict[str, Any]:
+    return {
+        "row": name,
+        "faces on backs": _number(one.face.nanmean()),
+        "yaw error, median": _number(one.turned.median(), 2),
+        "attributes": _number(one.attributes.nanmean()),
+        "diversity": _number(one.distance.mean(), 4),
+    }
+
+
+def check_claims(measured: dict[str, Measured]) -> list[dict[str, Any]]:
+    """Each claim as a difference between two rows that share their scenes: holds, does not, or cannot be told."""
+    claims = []
+    for kind in KINDS:
+        on, off = measured[Row(kind, True).name], measured[Row(kind, False).name]
+        claims.append(_claim(f"view words: fewer faces on backs, {kind}", off.face - on.face))
+    best = measured[Row("hybrid", True).name]
+    for kind in ("depth", "keypoints"):
+        other = measured[Row(kind, True).name]
+        better = other.turned.clamp(max=_CAP) - best.turned.clamp(max=_CAP)
+        claims.append(_claim(f"hybrid: smaller yaw error (capped at {_CAP:.0f}) than {kind}", better))
+        claims.append(_claim(f"hybrid: more attributes right than {kind}", best.attributes - other.attributes))
+    plain = measured[Row("hybrid", True, attributes=False).name]
+    claims.append(_claim("attributes: more diverse", best.distance - plain.distance, pairs=2.0))
+    return claims
+
+
+def _claim(name: str, gain: Float[Tensor, "count"], pairs: float = 1.0) -> dict[str, Any]:
+    """`gain` a picture, positive in favour; `pairs`: 2 where each number is itself a mean over pairs of pictures."""
+    gain = gain[gain.isfinite()]
+    mean, error = (gain.mean().item(), pairs * gain.std().item() / len(gain) ** 0.5) if len(gain) > 1 else (0.0, 0.0)
+    told = "holds" if mean > _SURE * error else "does not hold" if mean < -_SURE * error else "cannot be told"
+    return {"claim": name, "gain": round(mean, 4), "standard error": round(error, 4), "verdict": told}
+
+
+def _number(value: Tensor, digits: int = 3) -> float | None:
+    return round(value.item(), digits) if value.isfinite() else None
