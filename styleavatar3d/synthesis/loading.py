@@ -147,16 +147,17 @@ def quiet() -> Iterator[None]:
     """Without progress bars, and without notes about parts that are not used here."""
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     from diffusers.utils import logging
-    from transformers.utils.logging import disable_progress_bar
+    from transformers.utils import logging as of_towers
 
-    logging.disable_progress_bar()
-    disable_progress_bar()
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()  # it warns of every autoencoder that is not the usual one
+    before = [(library, library.get_verbosity()) for library in (logging, of_towers)]
+    for library, _ in before:
+        library.disable_progress_bar()
+        library.set_verbosity_error()  # they warn of every unusual autoencoder, and of every layer that has no LoRA
     try:
         yield
     finally:
-        logging.set_verbosity(verbosity)
+        for library, verbosity in before:
+            library.set_verbosity(verbosity)
 
 
 def fast_dtype(device: str) -> torch.dtype:

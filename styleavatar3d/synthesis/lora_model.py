@@ -55,14 +55,19 @@ def adapter_weights(pipeline: Any) -> dict[str, nn.Parameter]:
 
 
 def stock_weights(pipeline: Any) -> dict[str, dict[str, Tensor]]:
-    """The adapters by part, under the names of diffusers' LoRA files: arguments of its `save_lora_weights`."""
+    """The adapters by part, under the names of diffusers' LoRA files: arguments of its `save_lora_weights`.
+
+    The UNet's keep peft's names, all of them: diffusers' converter renames those of attention only, and its loader,
+    which judges by the first name, then passes over one kind or the other.
+    """
     from diffusers.utils import convert_state_dict_to_diffusers
 
     peft = require("peft", "lora")
-    parts = {name.partition(".")[0] for name in adapter_weights(pipeline)}
+    parts = sorted({name.partition(".")[0] for name in adapter_weights(pipeline)})
+    found = {part: peft.get_peft_model_state_dict(getattr(pipeline, part)) for part in parts}
     return {
-        f"{part}_lora_layers": convert_state_dict_to_diffusers(peft.get_peft_model_state_dict(getattr(pipeline, part)))
-        for part in sorted(parts)
+        f"{part}_lora_layers": weights if part == "unet" else convert_state_dict_to_diffusers(weights)
+        for part, weights in found.items()
     }
 
 
