@@ -3,6 +3,7 @@
 import asyncio
 import os
 import secrets
+import signal
 import socket
 import subprocess
 import sys
@@ -14,42 +15,56 @@ from pathlib import Path
 from typing import Any
 
 from styleavatar3d.errors import StyleAvatarError, require
-from styleavatar3d.runtime.fleet import Fleet, Worker
+from styleavatar3d.runtime.fleet import Fleet
+from styleavatar3d.runtime.worker import Answer, Lost, Task, Worker
 
 
 class RayFleet(Fleet):
-    """One Ray actor a worker. Ray restarts an actor that dies, and gives it the unit it had in hand again."""
+    """One Ray actor a worker.
+
+    All that may work are asked for at once and Ray starts them as it finds room: that is what an autoscaling cluster
+    grows by, and what is let go of lets it shrink. Ray restarts nobody: a lost actor's place is asked for anew.
+    """
 
     def __enter__(self) -> "RayFleet":
         os.environ.update(ray_token())
         ray = self._ray = require("ray", "ray")
         self._owns = not ray.is_initialized()
         if self._owns:
+            before = signal.getsignal(signal.SIGTERM)
             ray.init(address=self.config.address or None, log_to_driver=False, include_dashboard=False)
-        actor = ray.remote(num_cpus=1, num_gpus=self.config.gpus, max_restarts=-1, max_task_retries=2)(Worker)
-        self._actors = [actor.remote(self.setup) for _ in range(self.config.workers)]
+            signal.signal(signal.SIGTERM, before)  # Ray puts its own there, which exits at once
+        options = {"num_cpus": 1, "num_gpus": self.config.gpus, "max_restarts": 0, "max_task_retries": 0}
+        self._kind = ray.remote(**options)(Worker)
+        self._actors: dict[int, Any] = {}
         self._running: dict[Any, int] = {}
         return self
 
     def __exit__(self, *_: object) -> None:
-        for actor in self._actors:
-            self._ray.kill(actor)
+        super().__exit__()
         if self._owns:
             self._ray.shutdown()
 
-    def _start(self, worker: int, unit: int) -> None:
-        self._running[self._actors[worker].do.remote(unit)] = worker
+    def _hire(self, worker: int) -> None:
+        self._actors[worker] = self._kind.remote(self.setup)
 
-    def _finished(self) -> list[tuple[int, str | StyleAvatarError | None, Any]]:
+    def _tell(self, worker: int, task: Task) -> None:
+        self._running[self._actors[worker].do.remote(task)] = worker
+
+    def _answers(self) -> list[Answer]:
         ready, _ = self._ray.wait(list(self._running), timeout=0.5)
         return [self._receive(reference) for reference in ready]
 
-    def _receive(self, reference: Any) -> tuple[int, str | StyleAvatarError | None, Any]:
+    def _receive(self, reference: Any) -> Answer:
         worker = self._running.pop(reference)
         try:
-            return worker, *self._ray.get(reference)
+            return Answer(worker, *self._ray.get(reference))
         except self._ray.exceptions.RayError as error:
-            return worker, f"its actor died: {str(error).splitlines()[0]}", None
+            return Answer(worker, Lost(f"its actor died: {str(error).splitlines()[0]}"))
+
+    def _fire(self, worker: int) -> None:
+        self._ray.kill(self._actors.pop(worker), no_restart=True)
+        self._running = {reference: one for reference, one in self._running.items() if one != worker}
 
 
 def ray_token(path: Path | None = None) -> dict[str, str]:

@@ -136,6 +136,7 @@ class LocalStorage(Storage):
     def create(self, name: str, data: bytes) -> bool:
         final = self.local_path(name)
         with _disk_errors("cannot write", final), self._temporary(data) as temporary:
+            compare(name, temporary.read_bytes(), data)
             final.parent.mkdir(parents=True, exist_ok=True)
             try:
                 os.link(temporary, final)
