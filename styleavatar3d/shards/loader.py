@@ -150,10 +150,7 @@ class ShardDataset(Dataset):
         try:
             yield
         except StyleAvatarError as error:
-            raise StyleAvatarError(
-                f"{self.entries[number].name}, record {index:0{KEY_DIGITS}d}: {error}",
-                remedy="run `styleavatar3d dataset validate`, then make the shard again",
-            ) from error
+            raise StyleAvatarError(f"{self.entries[number].name}, record {index:0{KEY_DIGITS}d}: {error}") from error
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_layouts", "_opened")}
@@ -182,7 +179,7 @@ class ShardDataset(Dataset):
                 raise _damaged(entry, "the index speaks of another shard than the manifest")
             entry = stated
         layout = entry.layout() or scan(self._path(entry).read_bytes(), entry.name, entry.first, entry.count)
-        if len(layout.sizes) != entry.count or layout.offsets.max() + layout.sizes.max() > entry.bytes + BLOCK:
+        if len(layout.sizes) != entry.count or (layout.offsets + layout.sizes).max() > entry.bytes:
             raise _damaged(entry, "its manifest record contradicts itself")
         return layout
 
@@ -200,8 +197,7 @@ class ShardDataset(Dataset):
         files, entry = {}, self.entries[number]
         for part, offset, size in spots:
             member, at = f"{index:0{KEY_DIGITS}d}.{part}", offset - start
-            header = data[at - BLOCK : at]
-            if len(data) < at + size or len(header) < BLOCK or parse_header(header, entry.name) != (member, size):
+            if len(data) < at + size or not _is_header(data[at - BLOCK : at], member, size):
                 raise _damaged(entry, f"{member} is not where the manifest says")
             files[part.rpartition(".")[0] or part] = data[at : at + size]
         return files
@@ -309,6 +305,13 @@ def _find(layout: Layout, index: int, parts: Sequence[str]) -> list[tuple[str, i
             raise StyleAvatarError("the shard lacks a member", got=part, expected=", ".join(layout.parts))
         spots += places
     return spots
+
+
+def _is_header(header: bytes, member: str, size: int) -> bool:
+    try:
+        return parse_header(header, "") == (member, size)
+    except StyleAvatarError:
+        return False
 
 
 def _damaged(entry: Entry, why: str) -> StyleAvatarError:

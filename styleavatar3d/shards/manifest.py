@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import ValidationError
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
@@ -61,12 +61,20 @@ class Entry(Strict):
     bytes: int
     sha256: str
     records: str
-    parts: list[str] = []
-    sizes: list[list[int]] = []
+    parts: tuple[str, ...] = ()
+    sizes: tuple[tuple[int, ...], ...] = ()
 
     def layout(self) -> Layout | None:
         """Where the members lie, if the record says so."""
         return arrange(self.first, self.parts, self.sizes) if self.sizes else None
+
+
+class Index(Strict):
+    """The manifest of a complete data set in one file, layouts left out."""
+
+    count: int
+    hash: dict[str, str]
+    shards: list[Entry]
 
 
 def begin(storage: Storage, plan: Plan) -> Plan:
@@ -112,8 +120,8 @@ def commit(storage: Storage, shard: int, samples: Sequence[Sample], coding: Codi
         bytes=len(data),
         sha256=digest,
         records=hashlib.sha256(b"\n".join(record.to_json() for record in records)).hexdigest(),
-        parts=list(layout.parts),
-        sizes=layout.sizes.tolist(),
+        parts=layout.parts,
+        sizes=tuple(map(tuple, layout.sizes.tolist())),
     )
     storage.publish(name, data)
     if storage.create(_record_name(shard), canonical_json(entry.model_dump())):
@@ -159,8 +167,8 @@ def read_index(storage: Storage) -> list[Entry]:
     if not storage.exists(INDEX):
         return read_manifest(storage)
     try:
-        return _ENTRIES.validate_python(json.loads(storage.read(INDEX))["shards"])
-    except (ValidationError, ValueError, KeyError, TypeError, RecursionError) as error:
+        return Index.model_validate_json(storage.read(INDEX)).shards
+    except ValidationError as error:
         raise StyleAvatarError(
             f"{storage.url}/{INDEX} is damaged: {error}", remedy=f"delete {INDEX}: the manifest holds the same"
         ) from None
@@ -172,9 +180,6 @@ def manifest_hash(entries: Sequence[Entry]) -> dict[str, str]:
         "records": hashlib.sha256("\n".join(entry.records for entry in entries).encode()).hexdigest(),
         "shards": hashlib.sha256("\n".join(entry.sha256 for entry in entries).encode()).hexdigest(),
     }
-
-
-_ENTRIES = TypeAdapter(list[Entry])
 
 
 def _record_name(shard: int) -> str:

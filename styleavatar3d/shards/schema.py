@@ -1,6 +1,7 @@
 """What a record says: everything about one synthesised picture, and where it came from."""
 
 import json
+import math
 import re
 from collections.abc import Sequence
 from typing import Any, Literal
@@ -102,8 +103,13 @@ class Record(Strict):
     @staticmethod
     def from_json(data: bytes) -> "Record":
         """Parse and check; StyleAvatarError names what is wrong."""
+        return Record.from_tree(parse_json(data))
+
+    @staticmethod
+    def from_tree(tree: Any) -> "Record":
+        """Check what was read as JSON; StyleAvatarError names what is wrong."""
         try:
-            return Record.model_validate(parse_json(data), strict=True)
+            return Record.model_validate(tree, strict=True)
         except ValidationError as error:
             problem = error.errors()[0]
             field = ".".join(str(part) for part in problem["loc"]) or "record"
@@ -122,7 +128,7 @@ def canonical_json(value: Any) -> bytes:
 def parse_json(data: bytes) -> Any:
     """JSON in which no name stands twice and every number is one. Raises StyleAvatarError on anything else."""
     try:
-        return json.loads(data, object_pairs_hook=_unique, parse_constant=_no_number)
+        return json.loads(data, object_pairs_hook=_unique, parse_constant=_number, parse_float=_number)
     except (ValueError, RecursionError) as error:  # both, UnicodeDecodeError too
         raise StyleAvatarError(f"this is not JSON as it should be: {error}", got=repr(data[:80])) from None
 
@@ -154,8 +160,11 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return tree
 
 
-def _no_number(name: str) -> Any:
-    raise ValueError(f"{name} is no number")
+def _number(text: str) -> float:
+    value = float(text)
+    if not math.isfinite(value):
+        raise ValueError(f"{text} is no number")
+    return value
 
 
 def mirror_words(text: str) -> str:

@@ -17,7 +17,7 @@ from styleavatar3d.shards.archive import scan
 from styleavatar3d.shards.loader import ShardDataset, decode, order
 from styleavatar3d.shards.manifest import INDEX, Entry, Plan, manifest_hash, read_index, read_manifest, read_plan
 from styleavatar3d.shards.mistakes import camera_mistakes, describe
-from styleavatar3d.shards.schema import Record, canonical_json, is_camera, parse_json
+from styleavatar3d.shards.schema import Record, is_camera, parse_json
 
 _ANGLE_TOLERANCE = 0.01
 _SHOWN_PROBLEMS = 100
@@ -137,7 +137,7 @@ def check_sample(files: dict[str, bytes], index: int, size: int, cameras: dict[s
     if isinstance(camera := tree.get("camera"), list):
         cameras[f"{index:09d}"] = camera
         tree["camera"] = _SOUND  # the whole set tells best what is wrong with one
-    record = Record.from_json(canonical_json(tree))
+    record = Record.from_tree(tree)
     if record.index != index:
         raise StyleAvatarError(f"the record says index {record.index}")
     for part, data in files.items():
