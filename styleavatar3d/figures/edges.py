@@ -2,7 +2,7 @@
 
 Both are found in a picture, because that is what the public ControlNets were taught on: the figure in greys under a
 lamp at the camera, before white. Figures from files bring their colours; on busts every part has a tone of its own, and
-brows, lips and irises are painted, so that a face has lines as in a photograph.
+brows, lips and irises are painted. What something near stands before is darker, or shapes of one colour had no lines.
 """
 
 import torch
@@ -15,10 +15,17 @@ from styleavatar3d.figures.heads import EYE, SKIN
 
 _TONES = (0.78, 0.95, 0.12, 0.30, 0.52, 0.10, 0.16, 0.45, 0.95, 0.30, 0.42, 0.95, 0.60)
 """Grey of each part, in the order of `heads`."""
+_LUMA = (0.299, 0.587, 0.114)
+"""How colours become greys, as OpenCV has it (ITU-R BT.601)."""
+_BRIGHT, _DARKEST = 0.95, 0.1
 LOW, HIGH = 100.0, 200.0
 """Canny's thresholds, in the units of OpenCV that ControlNet's tools use: the Sobel gradient of 0..255."""
 SCALES = (1.0, 2.0, 4.0)
 """Widths of soft lines, in pixels of a picture of 512."""
+_SHADOW = 4.0
+"""Width of shadows, likewise."""
+_DEEP, _DARK = 0.012, 0.45
+"""How far behind (world units; 0.8 cm) a shadow is as dark as it gets, and how dark that is."""
 _SHARPEST = 0.7
 """Pixels; narrower lines fall between them."""
 _CONTRAST = 0.11
@@ -28,6 +35,12 @@ _CONTRAST = 0.11
 def tones(parts: Int[Tensor, "points"], canonical: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
     """Greys, 0..1, of points of a bust, made up."""
     return canonical.new_tensor(_TONES)[parts] * (1 - _makeup(parts, canonical))
+
+
+def exposed(colors: Float[Tensor, "points 3"]) -> Float[Tensor, "points"]:
+    """Greys, 0..1, of colours, as bright as the brightest allows."""
+    grey = colors @ colors.new_tensor(_LUMA)
+    return grey * (_BRIGHT / torch.cat([grey, grey.new_full((1,), _DARKEST)]).amax())
 
 
 def lit(tone: Float[Tensor, "points"], facing: Float[Tensor, "points"]) -> Float[Tensor, "points"]:
@@ -45,6 +58,16 @@ def _makeup(parts: Int[Tensor, "points"], canonical: Float[Tensor, "points 3"]) 
     skin = (parts == SKIN) & (z > 1.0)
     iris = ramp(0.058 - ((x - 0.2808).square() + (y - EYE_CENTRE[1]).square()).sqrt(), -0.004, 0.004)
     return 0.7 * iris * (parts == EYE) + torch.maximum(0.65 * brow, 0.35 * lips) * skin
+
+
+def shadows(depth: Float[Tensor, "views height width"]) -> Float[Tensor, "views height width"]:
+    """How much darker, 0..1, what lies just behind something in the picture is (Luft, Colditz and Deussen 2006: the
+    depth minus its blur)."""
+    seen = depth.isfinite()
+    far = torch.where(seen, depth, 0).amax((1, 2), keepdim=True)
+    filled = torch.where(seen, depth, far)
+    behind = filled - blur(filled, max(_SHARPEST, _SHADOW * depth.shape[-1] / 512))
+    return _DARK * (behind / _DEEP).clamp(0, 1) * seen
 
 
 def canny(picture: Float[Tensor, "size size"]) -> Bool[Tensor, "size size"]:

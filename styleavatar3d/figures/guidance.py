@@ -14,7 +14,7 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.anatomy import beard_mask, shirt_mask
-from styleavatar3d.figures.edges import canny, lit, soft_edges, tones
+from styleavatar3d.figures.edges import canny, exposed, lit, shadows, soft_edges, tones
 from styleavatar3d.figures.heads import HAIR, SHIRT, SKIN, Bust, Figure
 from styleavatar3d.figures.keypoints import draw, locate
 from styleavatar3d.figures.openpose import openpose_guidance
@@ -27,8 +27,6 @@ PART_COLORS = (
 )  # fmt: skip
 """Skin, eye, lash, hair, shirt, frame, lens, antenna, teeth, mouth, hat, tusk, metal (as numbered in `heads`), nothing.
 Our own: there is no public ControlNet for the parts of a head."""
-_LUMA = (0.299, 0.587, 0.114)
-"""How colours become greys, as OpenCV has it (ITU-R BT.601)."""
 PERSON, WALL = (150, 5, 61), (120, 120, 120)
 """ADE20K's colours for the two of its 150 classes that a figure before nothing has."""
 
@@ -92,10 +90,12 @@ class Sight:
 
     @cached_property
     def grey(self) -> Float[Tensor, "views size size"]:
-        """`edges.lit`, 0..1, before white."""
+        """`edges.lit` and its `shadows`, 0..1, before white."""
         colors = self.figure.albedo(self.buffer)
-        tone = tones(self.parts, self.canonical) if colors is None else colors @ colors.new_tensor(_LUMA)
-        return self.buffer.blocks(lit(tone, -self.normals[:, 2]), self.supersample, 1.0).mean(0)
+        tone = tones(self.parts, self.canonical) if colors is None else exposed(colors)
+        picture = self.buffer.blocks(lit(tone, -self.normals[:, 2]), self.supersample, 1.0).mean(0)
+        share, depth = self.silhouette
+        return picture * (1 - share * shadows(depth))
 
 
 def silhouette(

@@ -4,7 +4,7 @@ from torch.nn.functional import max_pool2d
 
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.edges import blur, canny, soft_edges
+from styleavatar3d.figures.edges import blur, canny, exposed, shadows, soft_edges
 from styleavatar3d.figures.guidance import guide
 from styleavatar3d.figures.looks import Look
 
@@ -100,3 +100,19 @@ def test_blur_keeps_sums_and_constants():
     at = torch.arange(33) - 16.0
     assert soft.sum().item() == pytest.approx(1.0, abs=1e-4)
     assert ((soft.sum(0) * at.square()).sum().sqrt()).item() == pytest.approx(2.0, rel=0.02)
+
+
+def test_shadows_lie_behind_what_is_near():
+    depth = torch.full((1, 64, 64), torch.inf)
+    depth[:, 8:56, 8:56] = 2.7
+    depth[:, 20:44, 20:44] = 2.6
+    dark = shadows(depth)[0]
+    assert dark[32, 19] > 0.3 and dark[32, 20:44].max() == 0, "beside the near square, and not on it"
+    assert dark[~depth[0].isfinite()].max() == 0 and dark[9, 9] == 0, "the outer border is in nobody's shadow"
+    assert shadows(torch.full((1, 16, 16), torch.inf)).max() == 0
+
+
+def test_colours_are_exposed_to_their_brightest():
+    grey = exposed(torch.tensor([[0.2, 0.2, 0.2], [0.1, 0.1, 0.1]]))
+    assert grey.tolist() == pytest.approx([0.95, 0.475], abs=1e-5)
+    assert exposed(torch.zeros(3, 3)).max() == 0 and len(exposed(torch.zeros(0, 3))) == 0
