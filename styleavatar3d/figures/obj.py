@@ -139,8 +139,8 @@ def _materials(libraries: list[str], guard: Guard, folder: Path) -> dict[str, Pa
                 image = _beside(words[-1], guard, folder)
                 picture = decode(image, guard, words[-1]) if image else None
             if name is not None and len(tint) == 3:
-                linear = tuple(channel**2.2 for channel in tint) if picture is None else (1.0, 1.0, 1.0)
-                found[name] = Paint(name, (*linear, 1.0), picture)
+                red, green, blue = (1.0 if picture is not None else channel**2.2 for channel in tint)
+                found[name] = Paint(name, (red, green, blue, 1.0), picture)
     return found
 
 

@@ -111,9 +111,10 @@ def _by_structure(model: Model3D) -> dict[str, int]:
     children = {joint: [child for child in sorted(joints) if model.parents[child] == joint] for joint in joints}
     pairs = {joint: _pair(model, joint, kids, children) for joint, kids in children.items() if len(kids) >= 3}
     for joint in sorted(pairs, key=lambda node: _depths(model.parents)[node], reverse=True):
-        if pairs[joint] is None:
+        pair = pairs[joint]
+        if pair is None:
             continue
-        left, right = pairs[joint]
+        left, right = pair
         between = [child for child in children[joint] if child not in (left, right)]
         chain = max((_longest(child, children) for child in between), key=len)
         if len(chain) <= 4:
