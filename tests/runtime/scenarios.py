@@ -1,0 +1,148 @@
+"""What is done to a fleet, and what must hold afterwards. Each returns what it counted."""
+
+import json
+import os
+import random
+import signal
+import time
+from collections import Counter
+from pathlib import Path
+from typing import NamedTuple
+
+from runtime.faults import WORKERS, Fault, Plan, drive, drive_quietly, make_shard, plan_of, start, wait_until
+
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.shards.archive import members
+from styleavatar3d.shards.manifest import committed, manifest_hash, read_manifest
+
+OTHER_SHADE = 100
+
+
+class Outcome(NamedTuple):
+    hash: dict[str, str]
+    drivers: int
+    begun: int
+    """units, over all drivers"""
+    injected: Counter[str]
+
+
+def suffer(url: str, folder: Path, faults: dict[int, list[Fault]], plan: Plan) -> Outcome:
+    """Make the data set under faults, with a new driver whenever one is killed."""
+    (folder / "injected").mkdir(parents=True)
+    drivers = 0
+    while drivers == 0 or driver.exitcode != 0:
+        drivers += 1
+        driver = start(drive, url, folder, faults, plan)
+        driver.join(1800)
+        assert driver.exitcode in (0, -signal.SIGKILL) and drivers < 100, f"driver {drivers}: {driver.exitcode}"
+    storage = Storage.open(url)
+    check_samples(storage, plan)
+    injected = Counter(path.name.rpartition("-")[2] for path in (folder / "injected").iterdir())
+    return Outcome(manifest_hash(read_manifest(storage)), drivers, _begun(folder), injected)
+
+
+def check_samples(storage: Storage, plan: Plan) -> None:
+    """0 lost, 0 doubled, nothing besides: in the manifest, in the tars and among the blobs."""
+    entries = read_manifest(storage)
+    assert [entry.shard for entry in entries] == list(range(plan.shards))
+    keys: list[str] = []
+    for entry in entries:
+        tar = storage.read(entry.name)
+        assert len(tar) == entry.bytes
+        keys += [member.partition(".")[0] for member, _, _ in members(tar, entry.name) if member.endswith(".json")]
+    assert keys == [f"{index:09d}" for index in range(plan.count)]
+    records = [f"manifest/{shard:06d}.json" for shard in range(plan.shards)]
+    assert storage.list() == sorted(["dataset.json", *records, *(entry.name for entry in entries)])
+
+
+def quiet_hash(url: str, plan: Plan) -> dict[str, str]:
+    """The manifest hash of a run in which nothing happens."""
+    driver = start(drive_quietly, url, plan)
+    driver.join(1800)
+    assert driver.exitcode == 0
+    return manifest_hash(read_manifest(Storage.open(url)))
+
+
+def kill_drivers(url: str, folder: Path, plan: Plan, kills: int) -> dict[str, object]:
+    """Kill driver after driver at moments drawn with a seed. What of the work was done again, and the hash."""
+    draw, storage = random.Random(0), Storage.open(url)
+    (folder / "injected").mkdir(parents=True)
+    kept: dict[str, int] = {}
+    again = []
+    for left in range(kills, -1, -1):
+        done, begun = len(committed(storage)), _begun(folder)
+        driver = start(drive, url, folder, {}, plan)
+        if left:
+            wanted = min(done + 1 + draw.randrange(5), plan.shards - left)
+            wait_until(lambda enough=wanted: len(committed(storage)) >= enough)
+            time.sleep(0.1 * draw.random())
+            os.kill(driver.pid, signal.SIGKILL)
+        driver.join(1800)
+        assert driver.exitcode == (-signal.SIGKILL if left else 0)
+        wait_until(lambda: _is_still(folder))
+        again.append(_begun(folder) - begun - (len(committed(storage)) - done))
+        times = {name: _written(storage, name) for name in storage.list("manifest")}
+        assert kept.items() <= times.items(), "a record was written again"
+        kept = times
+    check_samples(storage, plan)
+    most = max(again)
+    return {"kills": kills, "most_redone": most, "hash": manifest_hash(read_manifest(storage)), "in_flight": WORKERS}
+
+
+def split_brains(url: str, trials: int) -> dict[str, int]:
+    """Two drivers, whose pixels differ, make the same data set at the same moment, again and again.
+
+    `agreed`: trials in which both saw the same manifest, one sound record a shard. `shared`: in which both won shards.
+    """
+    plan, meeting = plan_of(24, 6), Storage.open(url)
+    drivers = [start(_half_brain, url, trials, shade, plan) for shade in (0, OTHER_SHADE)]
+    [driver.join(3000) for driver in drivers]
+    assert [driver.exitcode for driver in drivers] == [0, 0]
+    alone = {shade: _alone(f"{url}/alone-{shade}", plan, shade) for shade in (0, OTHER_SHADE)}
+    agreed = shared = 0
+    for trial in range(trials):
+        storage = Storage.open(f"{url}/{trial}")
+        check_samples(storage, plan)
+        winners = {entry.sha256 for entry in read_manifest(storage)}
+        shared += all(winners & alone[shade] for shade in alone)
+        agreed += meeting.read(f"said-{trial}-0") == meeting.read(f"said-{trial}-{OTHER_SHADE}")
+    return {"trials": trials, "agreed": agreed, "shared": shared}
+
+
+def _half_brain(url: str, trials: int, shade: int, plan: Plan) -> None:
+    """One of the two: waits for the other before each trial."""
+    meeting = Storage.open(url)
+    for trial in range(trials):
+        meeting.create(f"here-{trial}-{shade}", b"")
+        wait_until(lambda now=trial: meeting.exists(f"here-{now}-{OTHER_SHADE - shade}"))
+        entries = drive_quietly(f"{url}/{trial}", plan, shade)
+        meeting.publish(f"said-{trial}-{shade}", json.dumps(manifest_hash(entries)).encode())
+
+
+def _alone(url: str, plan: Plan, shade: int) -> set[str]:
+    storage = Storage.open(url)
+    drive_quietly(url, plan, shade)
+    return {entry.sha256 for entry in read_manifest(storage)}
+
+
+def late_results(url: str, plan: Plan) -> None:
+    """Make every shard of a complete data set once more, as on another kind of GPU."""
+    for shard in range(plan.shards):
+        make_shard(Storage.open(url), plan, OTHER_SHADE, shard)
+
+
+def _written(storage: Storage, name: str) -> int:
+    path = storage.local_path(name)
+    assert path is not None
+    return path.stat().st_mtime_ns
+
+
+def _begun(folder: Path) -> int:
+    return (folder / "begun").stat().st_size if (folder / "begun").exists() else 0
+
+
+def _is_still(folder: Path) -> bool:
+    """Workers leave when their driver is gone; until none begins anything for a while."""
+    before = _begun(folder)
+    time.sleep(0.3)
+    return _begun(folder) == before
