@@ -15,7 +15,7 @@ from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.random import uniform
-from styleavatar3d.synthesis.drawing import NOT_DRAWN, Choices, Dice, dice_of, draw_prompt
+from styleavatar3d.synthesis.drawing import NOT_DRAWN, Dice, dice_of, draw_prompt
 from styleavatar3d.synthesis.vocabulary import SHIPPED, PromptsConfig
 
 THRESHOLD = 0.001
@@ -40,7 +40,7 @@ def coverage(config: PromptsConfig = SHIPPED, seed: int = 0, count: int = 100_00
     if count < 1000:
         raise StyleAvatarError("too few draws to judge", got=count, expected="at least 1000")
     dice = dice_of(config)
-    law = {"style": dict(Choices(dice.styles).shares()), **dice.law()}
+    law = {"style": dict(zip(dice.styles.values, dice.styles.shares(), strict=True)), **dice.law()}
     outcomes = {name: [value for value, chance in values.items() if chance > 0] for name, values in law.items()}
     codes = _draw_codes(dice, outcomes, seed, count)
     report, below = {}, []

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import re
 from bisect import bisect_right
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from itertools import accumulate
@@ -37,6 +38,8 @@ NOT_DRAWN = ""
 
 Person = dict[str, str]
 """What was drawn: style, gender, age, kind and the attributes, by name."""
+_States = Mapping[tuple[int, frozenset[str]], float]
+"""(attributes still to be drawn, tags) -> probability"""
 
 
 class DrawnPrompt(NamedTuple):
@@ -131,23 +134,25 @@ def _told(words: Vocabulary, style: Style, drawn: Person, yaw: float) -> Iterato
             yield name, drawn[name]
 
 
-class Choices:
-    """Names with weights."""
+class Options(NamedTuple):
+    """What a variable can become for a person: values, their running shares, and the person's tags after each."""
 
-    def __init__(self, weights: Mapping[str, float]):
-        self.names, self._sums = list(weights), list(accumulate(weights.values()))
+    values: list[str]
+    sums: list[float]
+    tags: list[frozenset[str]]
 
-    def __len__(self) -> int:
-        return len(self.names)
+    @classmethod
+    def of(cls, weights: Mapping[str, float], tags: list[frozenset[str]]) -> Options:
+        sums = list(accumulate(weights.values()))
+        return cls(list(weights), [part / sums[-1] for part in sums], tags)
 
-    def pick(self, number: float) -> str:
-        """The name at `number` in [0, 1) of the weights' running sum."""
-        return self.names[min(bisect_right(self._sums, number * self._sums[-1]), len(self.names) - 1)]
+    def at(self, number: float) -> int:
+        """Which one a number in [0, 1) means."""
+        return min(bisect_right(self.sums, number), len(self.values) - 1)
 
-    def shares(self) -> Iterator[tuple[str, float]]:
-        """The names with their probabilities."""
-        for name, low, high in zip(self.names, [0.0, *self._sums], self._sums, strict=False):
-            yield name, (high - low) / self._sums[-1]
+    def shares(self) -> list[float]:
+        """Their probabilities."""
+        return [high - low for low, high in zip([0.0, *self.sums], self.sums, strict=False)]
 
 
 class Dice:
@@ -157,53 +162,50 @@ class Dice:
         self.words = words
         self.variables = {**{name: words.people[name] for name in PEOPLE}, **words.attributes}
         self.pool = [name for name, attribute in words.attributes.items() if attribute.weight]
-        self.styles = {name: style.weight for name, style in words.styles.items() if style.weight}
+        styles = {name: style.weight for name, style in words.styles.items() if style.weight}
+        self.styles = Options.of(styles, [frozenset()] * len(styles))
         self._half = 1 + len(self.variables)
         self.count = self._half + len(self.variables)
-        self._asked = {name: _tags_asked(attribute) for name, attribute in self.variables.items()}
-        self._styles = Choices(self.styles)
-        self._choices: dict[tuple[str, frozenset[str]], Choices] = {}
+        asked = [_tags_asked(attribute) for attribute in self.variables.values()]
+        self._below = {name: frozenset().union(*asked[i + 1 :]) for i, name in enumerate(self.variables)}
+        """tags that anything below asks for: others need not be told apart"""
+        self._options: dict[tuple[str, frozenset[str], frozenset[str]], Options | None] = {}
 
     def draw(self, dice: Sequence[float], given: Mapping[str, str]) -> Person:
         """The person that these `count` numbers in [0, 1) make."""
-        self._check(given)
-        drawn = {"style": given.get("style") or self._styles.pick(dice[0])}
-        tags = frozenset(tag for name in given if name != "style" for tag in self._sets(name, given[name]))
-        pool = [name for name in self.pool if name not in given and self.choices(name, tags)] if given else self.pool
-        left = min(self.words.draws, len(pool))
-        places = {name: at for at, name in enumerate(pool)}
-        sums = subset_sums(tuple(self.variables[name].weight for name in pool))
-        for number, (name, attribute) in enumerate(self.variables.items()):
+        drawn = {"style": given.get("style") or self.styles.values[self.styles.at(dice[0])]}
+        tags, barred = self._check(given) if given else (frozenset(), frozenset())
+        free = (name for name in self.pool if name not in given and self.options(name, tags, barred))
+        pool = list(free) if given else self.pool
+        taken, at, left = self.taken(pool), 0, min(self.words.draws, len(pool))
+        for number, name in enumerate(self.variables):
             if name in given:
                 drawn |= {name: given[name]} if given[name] else {}
                 continue
             if name not in PEOPLE:
-                if not left or name not in places:
+                if at == len(pool) or name != pool[at]:
                     continue
-                if dice[self._half + number] >= inclusion(sums, attribute.weight, places[name], left):
+                at += 1
+                if dice[self._half + number] >= taken[at - 1][left]:
                     continue
                 left -= 1
-            if choices := self.choices(name, tags):  # nobody runs out of values unless `given` takes them
-                drawn[name] = choices.pick(dice[1 + number])
-                tags |= self._sets(name, drawn[name])
+            if options := self.options(name, tags, barred):  # nobody runs out of values unless `given` takes them
+                choice = options.at(dice[1 + number])
+                drawn[name], tags = options.values[choice], options.tags[choice]
         return drawn
 
-    def choices(self, name: str, tags: frozenset[str]) -> Choices:
-        """The values that are left to a person with these tags."""
-        asked = tags & self._asked[name]
-        if (name, asked) not in self._choices:
-            self._choices[name, asked] = Choices(allowed(self.variables[name], asked))
-        return self._choices[name, asked]
+    def options(self, name: str, tags: frozenset[str], barred: frozenset[str] = frozenset()) -> Options | None:
+        """The values that are left to a person with these tags, if any; none of them sets a `barred` tag."""
+        if (name, tags, barred) not in self._options:
+            weights = allowed(self.variables[name], tags)
+            weights = {value: weight for value, weight in weights.items() if not barred & self._sets(name, value)}
+            after = [(tags | self._sets(name, value)) & self._below[name] for value in weights]
+            self._options[name, tags, barred] = Options.of(weights, after) if weights else None
+        return self._options[name, tags, barred]
 
-    def _sets(self, name: str, value: str) -> frozenset[str]:
-        return frozenset(self.variables[name].values[value].sets) if value else frozenset()
-
-    def _check(self, given: Mapping[str, str]) -> None:
-        known = {"style": list(self.words.styles)} | {name: list(one.values) for name, one in self.variables.items()}
-        for name, value in given.items():
-            if value not in known.get(name, ()) and not (name in self.words.attributes and value == NOT_DRAWN):
-                remedy = suggest(value, known[name]) if name in known else suggest(name, known)
-                raise StyleAvatarError("nothing of this name can be given", got=f"{name}: {value}", remedy=remedy)
+    def taken(self, pool: Sequence[str]) -> list[list[float]]:
+        """[place in the pool][how many are still to be taken]: the probability that this one is."""
+        return _taken(tuple(self.variables[name].weight for name in pool), min(self.words.draws, len(pool)))
 
     def law(self, through: tuple[str, str] | None = None) -> dict[str, dict[str, float]]:
         """Exact probabilities of every value of every person's variable, `NOT_DRAWN` included.
@@ -211,53 +213,72 @@ class Dice:
         Only draws that go through `through` (a name and a value) count; what stands above that name is left out.
         """
         states = {(self.words.draws, frozenset[str]()): 1.0}
-        sums = subset_sums(tuple(self.variables[name].weight for name in self.pool))
         found: dict[str, dict[str, float]] = {}
-        passed = through is None
-        at = 0
-        for name, attribute in self.variables.items():
-            if name not in PEOPLE and name not in self.pool:
-                continue
-            always, mass = name in PEOPLE, dict.fromkeys([*attribute.values, NOT_DRAWN], 0.0)
-            after: dict[tuple[int, frozenset[str]], float] = {}
-            for (left, tags), chance in states.items():
-                taken = 1.0 if always else inclusion(sums, attribute.weight, at, left)
-                choices = self.choices(name, tags)
-                outcomes = [(value, chance * taken * share) for value, share in choices.shares()]
-                for value, part in [*outcomes, (NOT_DRAWN, chance * (1 - taken))]:
-                    if part == 0 or (through and name == through[0] and value != through[1]):
-                        continue
-                    mass[value] += part
-                    key = (
-                        left - (value != NOT_DRAWN and not always),
-                        self._still_asked(name, tags | self._sets(name, value)),
-                    )
-                    after[key] = after.get(key, 0.0) + part
-            states, at = after, at + (not always)
-            passed = passed or (through is not None and name == through[0])
-            if passed:
+        taken = iter(self.taken(self.pool))
+        for name in (*PEOPLE, *self.pool):
+            only = through[1] if through and through[0] == name else None
+            states, mass = self._pass(name, states, None if name in PEOPLE else next(taken), only)
+            if only is not None or found or through is None:
                 found[name] = mass
         return found
 
-    def _still_asked(self, name: str, tags: frozenset[str]) -> frozenset[str]:
-        """The tags that anything below `name` asks for: others need not be told apart."""
-        below = list(self.variables)[list(self.variables).index(name) + 1 :]
-        return tags & frozenset().union(*(self._asked[other] for other in below))
+    def _pass(
+        self, name: str, states: _States, taken: Sequence[float] | None, only: str | None
+    ) -> tuple[_States, dict[str, float]]:
+        """Where everybody is after `name`, and the probability of each of its values; `taken` None: it always is."""
+        mass = dict.fromkeys([*self.variables[name].values, NOT_DRAWN], 0.0)
+        after: defaultdict[tuple[int, frozenset[str]], float] = defaultdict(float)
+        below, nothing = self._below[name], frozenset[str]()
+        for (left, tags), chance in states.items():
+            drawn = chance if taken is None else chance * taken[left]
+            if drawn < chance and only in (None, NOT_DRAWN):
+                mass[NOT_DRAWN] += chance - drawn
+                after[left, tags & below] += chance - drawn
+            options = self._options.get((name, tags, nothing)) or self.options(name, tags)
+            if not drawn or not options:
+                continue
+            rest, low = left - (taken is not None), 0.0
+            for value, high, marked in zip(*options, strict=True):
+                if only is None or value == only:
+                    mass[value] += drawn * (high - low)
+                    after[rest, marked] += drawn * (high - low)
+                low = high
+        return after, mass
+
+    def _sets(self, name: str, value: str) -> frozenset[str]:
+        return frozenset(self.variables[name].values[value].sets) if value else frozenset()
+
+    def _check(self, given: Mapping[str, str]) -> tuple[frozenset[str], frozenset[str]]:
+        """The tags of what is given, and those that it rules out; StyleAvatarError if there is no such thing."""
+        known = {"style": list(self.words.styles)} | {name: list(one.values) for name, one in self.variables.items()}
+        for name, value in given.items():
+            if value not in known.get(name, ()) and not (name in self.words.attributes and value == NOT_DRAWN):
+                remedy = suggest(value, known[name]) if name in known else suggest(name, known)
+                raise StyleAvatarError("nothing of this name can be given", got=f"{name}: {value}", remedy=remedy)
+        values = [self.variables[name].values[value] for name, value in given.items() if name != "style" and value]
+        barred = frozenset(tag for value in values for tag in value.unless)
+        return frozenset(tag for value in values for tag in value.sets), barred
 
 
 @lru_cache(maxsize=256)
-def subset_sums(weights: tuple[float, ...]) -> tuple[tuple[float, ...], ...]:
+def _taken(weights: tuple[float, ...], draws: int) -> list[list[float]]:
+    sums = subset_sums(weights)
+    return [[inclusion(sums, weight, at, left) for left in range(draws + 1)] for at, weight in enumerate(weights)]
+
+
+def subset_sums(weights: Sequence[float]) -> list[tuple[float, ...]]:
     """[i][k]: the sum, over all sets of k of weights[i:], of the products (elementary symmetric polynomials)."""
     rows: list[tuple[float, ...]] = [(1.0,)]
     for weight in reversed(weights):
         last = rows[-1]
         rows.append(tuple(a + weight * b for a, b in zip((*last, 0.0), (0.0, *last), strict=True)))
-    return tuple(reversed(rows))
+    return rows[::-1]
 
 
 def inclusion(sums: Sequence[Sequence[float]], weight: float, at: int, left: int) -> float:
     """Probability that the item `at` is among the `left` that are still to be taken of those from `at` on."""
-    return weight * sums[at + 1][left - 1] / sums[at][left] if left else 0.0
+    enough = left < len(sums[at])
+    return weight * sums[at + 1][left - 1] / sums[at][left] if left and enough else 0.0
 
 
 def _tags_asked(attribute: Attribute) -> frozenset[str]:

@@ -214,11 +214,10 @@ def _check_tags(attributes: Mapping[str, Attribute]) -> None:
     for name, attribute in attributes.items():
         for value in attribute.values.values():
             _known((*value.unless, *value.only), known, f"{name}: tags (set by what stands higher)")
-        after = set()
-        for tags in reachable:
-            if not (choices := allowed(attribute, tags)):
-                raise ValueError(f"{name}: no value is left for a person who is {', '.join(sorted(tags)) or 'anybody'}")
-            after |= {tags.union(attribute.values[choice].sets) for choice in choices}
+        if stuck := [sorted(tags) for tags in reachable if not allowed(attribute, tags)]:
+            person = ", ".join(min(stuck, key=lambda tags: (len(tags), tags))) or "anybody"
+            raise ValueError(f"{name}: no value is left for a person who is {person}")
+        after = {tags.union(attribute.values[choice].sets) for tags in reachable for choice in allowed(attribute, tags)}
         always = name in ("gender", "age", "kind")
         reachable = after if always else reachable | after if attribute.weight else reachable
         known.update(tag for value in attribute.values.values() for tag in value.sets)
