@@ -7,7 +7,7 @@ is the steadiest, attributes in the prompt make for variety.
 
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, UInt8
@@ -19,7 +19,6 @@ from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.encoders.clip import ClipEncoder
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.guidance import guide
 from styleavatar3d.figures.looks import ATTRIBUTES, Look, draw_look, visible_attributes
 from styleavatar3d.metrics.alignment import BACK, Request, stated
 from styleavatar3d.metrics.judge import Judge
@@ -32,7 +31,7 @@ SIZE, STEPS, SCALE, BATCH = 64, 10, 2.0, 25
 KINDS = {"depth": ("depth",), "keypoints": ("keypoints",), "hybrid": ("depth", "keypoints")}
 PITCH = (-15.0, 25.0)
 _CAP = 90.0
-"""Degrees beyond which a picture counts as facing elsewhere, however far; for means, which one mirrored face would rule."""
+"""Degrees beyond which a picture counts as facing elsewhere, however far: else a few mirrored ones rule a mean."""
 _SURE = 2.0
 """Standard errors by which rows must differ for a claim to be held or refuted."""
 
@@ -119,11 +118,11 @@ def run(count: int = 1000, seed: int = 0, model: str | None = None, device: str 
     folder = Path(model) if model else assets() / "data" / "miniature"
     judge, clip = Judge.from_pretrained(folder / "judge"), ClipEncoder.from_pretrained(folder / "clip")
     scenes = Scenes.draw(count, seed)
-    renders, poses = _pose(scenes)
+    posed = pose(scenes)
     synthesizer = Synthesizer.from_pretrained(folder / "diffusion", device)
-    measured = {"renders": measure(renders, scenes, judge, clip)}
+    measured = {"renders": measure(posed.renders, scenes, judge, clip)}
     for row in ROWS:
-        measured[row.name] = measure(_draw(synthesizer, scenes, row, poses, seed), scenes, judge, clip)
+        measured[row.name] = measure(draw(synthesizer, scenes, row, posed.guidance, seed), scenes, judge, clip)
         if not row.attributes:
             measured[row.name] = replace(measured[row.name], attributes=torch.full((count,), torch.nan))
     rows, claims = [_summary(name, one) for name, one in measured.items()], check_claims(measured)
@@ -134,22 +133,34 @@ def run(count: int = 1000, seed: int = 0, model: str | None = None, device: str 
             "rows": rows, "claims": claims}  # fmt: skip
 
 
-def _pose(scenes: Scenes) -> tuple[UInt8[Tensor, "count 3 size size"], dict[str, UInt8[Tensor, "count size size 3"]]]:
-    """Renders of the scenes, which no model can do better than, and their guidance by kind."""
-    renders, poses = [], {kind: [] for kind in KINDS["hybrid"]}
+class Posed(NamedTuple):
+    """What the figures of the scenes look like, and how they are posed."""
+
+    renders: UInt8[Tensor, "count 3 size size"]
+    """Which no model can do better than."""
+    masks: UInt8[Tensor, "count 1 size size"]
+    guidance: dict[str, UInt8[Tensor, "count size size 3"]]
+
+
+def pose(scenes: Scenes) -> Posed:
+    """Renders, silhouettes and guidance of the scenes."""
+    renders, masks, guides = [], [], {kind: [] for kind in KINDS["hybrid"]}
     for i, (look, style, camera) in enumerate(zip(scenes.looks, scenes.styles, scenes.cameras, strict=True)):
-        figure = build_figure(look)
-        renders.append(render_view(figure, style, camera, SIZE).image.permute(2, 0, 1))
-        for kind, picture in guide(figure, camera, SIZE, list(poses)).pictures.items():
-            poses[kind].append(picture)
+        view = render_view(build_figure(look), style, camera, SIZE)
+        renders.append(view.image.permute(2, 0, 1))
+        masks.append(view.mask[None])
+        for kind, pictures in guides.items():
+            pictures.append(view.guidance.pictures[kind])
         if (i + 1) % BATCH == 0:
             tell("posed", i + 1, len(scenes.looks))
-    return torch.stack(renders), {kind: torch.stack(pictures) for kind, pictures in poses.items()}
+    stacked = {kind: torch.stack(pictures) for kind, pictures in guides.items()}
+    return Posed(torch.stack(renders), torch.stack(masks), stacked)
 
 
-def _draw(
+def draw(
     synthesizer: Any, scenes: Scenes, row: Row, poses: dict[str, UInt8[Tensor, "count size size 3"]], seed: int
 ) -> UInt8[Tensor, "count 3 size size"]:
+    """The diffusion model's pictures of the scenes."""
     prompts, kinds, made = scenes.prompts(row), KINDS[row.guidance], []
     for start in range(0, len(prompts), BATCH):
         texts, negatives = zip(*prompts[start : start + BATCH], strict=True)

@@ -7,7 +7,7 @@ judge that `evaluate` measures with: a gate that asks the judge would be graded 
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 import torch
 from jaxtyping import Float, UInt8
@@ -29,6 +29,7 @@ MOST_SEEN = 60.0
 _UNSAID = ("none", "no", "human")
 
 
+@runtime_checkable
 class Eye(Protocol):
     """Anything that answers; `answers` names what."""
 
@@ -80,7 +81,9 @@ class ClipEye:
 
 
 class MediaPipeEye:
-    """Google's Face Landmarker (pip install mediapipe; the model file is downloaded apart). It knows no text.
+    """Google's Face Landmarker, on the CPU; its model file is had apart. It knows no text.
+
+    The package (Apache-2.0) sends metrics of its use, though no picture, to Google: its own privacy notice says so.
 
     It finds faces from the front, and rarely profiles: where it finds none it cannot tell the view, unless the view
     asked for is one of those in which it does.
@@ -106,11 +109,7 @@ class MediaPipeEye:
     def look(self, images: UInt8[Tensor, "batch 3 height width"], asked: Sequence[Record]) -> Answers:
         """See `Eye`."""
         found = [self._yaw(image) for image in images]
-        view = [
-            float(turned(torch.tensor(yaw), record.yaw)) if yaw is not None
-            else 180.0 if abs(record.yaw) <= MOST_SEEN else math.nan
-            for yaw, record in zip(found, asked, strict=True)
-        ]  # fmt: skip
+        view = [view_error(yaw, record.yaw) for yaw, record in zip(found, asked, strict=True)]
         return {"view": torch.tensor(view), "face": torch.tensor([float(yaw is not None) for yaw in found])}
 
     def _yaw(self, image: UInt8[Tensor, "3 height width"]) -> float | None:
@@ -137,6 +136,13 @@ def open_eye(
 def turned(a: Float[Tensor, "*shape"], b: Float[Tensor, "*other"] | float) -> Float[Tensor, "*both"]:
     """Degrees, 0..180, between two yaws."""
     return ((a - b + 180) % 360 - 180).abs()
+
+
+def view_error(face: float | None, asked: float) -> float:
+    """Degrees between the yaw of a found face and the one asked for; NaN where none is found and none need be."""
+    if face is None:
+        return 180.0 if abs(asked) <= MOST_SEEN else math.nan
+    return abs((face - asked + 180) % 360 - 180)
 
 
 def yaw_of_face(matrix: Float[Tensor, "4 4"]) -> float:

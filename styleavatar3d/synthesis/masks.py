@@ -37,6 +37,7 @@ def refine_masks(
     noise = _near(away, outside, reach)
     contrast = (_near(away, inside, reach) - noise).clamp(min=0)
     seen = ((away - noise) / contrast.clamp(min=1e-6)).clamp(0, 1)
+    seen = _closed(seen, max(1, reach // 5))
     sure = contrast.square() / (contrast.square() + _FAINT**2)
     refined = torch.lerp(shares, seen, sure)
     refined = torch.where(inside + outside > 0, shares, refined)
@@ -119,6 +120,11 @@ def _blurred(
 
 def _grown(mask: Float[Tensor, "batch 1 height width"], reach: int) -> Float[Tensor, "batch 1 height width"]:
     return F.max_pool2d(mask, 2 * reach + 1, 1, reach)
+
+
+def _closed(mask: Float[Tensor, "batch 1 height width"], reach: int) -> Float[Tensor, "batch 1 height width"]:
+    """Without the specks that have the background's colour by chance."""
+    return 1 - _grown(1 - _grown(mask, reach), reach)
 
 
 def _scaled(images: UInt8[Tensor, "batch channel height width"], scale: float) -> Tensor:
