@@ -73,7 +73,7 @@ class Batches(Sampler[list[int]]):
         self.rank, self.world = rank, world
 
     def __iter__(self) -> Iterator[list[int]]:
-        ahead = max(1, _AHEAD // self.batch) * self.batch
+        ahead = max(1, min(_AHEAD, self.count) // self.batch) * self.batch
         start = self.position
         while self.until is None or start < self.until:
             stop = start + ahead if self.until is None else min(start + ahead, self.until)

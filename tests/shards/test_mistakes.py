@@ -39,7 +39,7 @@ RIGS = {
     "near and wide": rig(5, 40, 120, 30, radius=1.2, focal=1.9),
     "far and long": rig(6, 30, 80, 20, radius=6.0, focal=9.0),
     "estimated": estimated(7),
-    "thousand": rig(8, 1000, 180, 60),
+    "steep": rig(8, 200, 180, 60),
 }
 
 

@@ -12,7 +12,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.shards.loader import ShardDataset
 from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest, read_plan
-from styleavatar3d.shards.schema import Record
+from styleavatar3d.shards.schema import Coding, Record
 from styleavatar3d.shards.tools import inspect, preview, validate
 from styleavatar3d.shards.writer import pack
 
@@ -52,6 +52,30 @@ def test_s3_holds_the_same_data_set(s3_server: str, dataset_url: str, tmp_path: 
     assert torch.equal(far[9]["image"], near[9]["image"])
     assert len(list((tmp_path / "cache").glob("*.tar"))) == 1
     assert validate(s3_server + "/set")["sound"]
+
+
+def test_jpeg_is_chosen_in_the_config_and_masks_stay_exact(tmp_path: Path):
+    assert [Coding.choose("auto", size).image for size in (64, 255, 256, 512)] == ["png", "png", "jpeg", "jpeg"]
+    sample = make_sample(0)
+    smooth = sample._replace(image=torch.arange(256, dtype=torch.uint8).view(16, 16).expand(3, 16, 16))
+    storage, coding = Storage.open(tmp_path), Coding.choose("jpeg", SIZE)
+    plan = Plan(count=1, shard_size=1, resolution=SIZE, config_hash="0" * 12, licences=[], coding=coding)
+    commit(storage, 0, [smooth], begin(storage, plan).coding)
+    found = ShardDataset(tmp_path)[0]
+    assert "000000000.image.jpg" in str(pack([smooth], coding)) and read_plan(storage).coding == coding
+    assert (found["image"].int() - smooth.image.int()).abs().max() <= 6
+    assert torch.equal(found["mask"], sample.mask) and validate(str(tmp_path))["sound"]
+
+
+def test_shards_of_earlier_versions_are_read(dataset_url: str):
+    """Their manifest says neither coding nor sizes."""
+    storage, wanted = Storage.open(dataset_url), list(ShardDataset(dataset_url))
+    for shard, entry in enumerate(read_manifest(storage)):
+        old = entry.model_dump(exclude={"parts", "sizes"})
+        storage.publish(f"manifest/{shard:06d}.json", json.dumps(old).encode())
+    plan = read_plan(storage).model_dump(exclude={"coding"})
+    storage.publish("dataset.json", json.dumps(plan).encode())
+    assert [sample["json"] for sample in ShardDataset(dataset_url)] == [sample["json"] for sample in wanted]
 
 
 def test_a_loser_of_the_race_leaves_nothing_behind(dataset_url: str):
@@ -146,6 +170,6 @@ def _rewrite(storage: Storage, entry, tar: bytes, record: bytes) -> bool:
             new.addfile(member, io.BytesIO(data))
     digest = hashlib.sha256(out.getvalue()).hexdigest()
     storage.publish(entry.name, out.getvalue())
-    changed = entry.model_copy(update={"sha256": digest, "bytes": len(out.getvalue())})
+    changed = entry.model_copy(update={"sha256": digest, "bytes": len(out.getvalue()), "parts": (), "sizes": ()})
     storage.publish("manifest/000000.json", changed.model_dump_json().encode())
     return True
