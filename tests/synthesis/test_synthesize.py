@@ -25,7 +25,7 @@ def test_the_data_set_is_complete_sound_and_the_same_for_any_fleet(config: Synth
     alone = run(config)
     assert alone["pictures"] == 12 and alone["shards_made_now"] == 3
     assert validate(config.run.out) == {"sound": True, "shards": 3, "pictures": 12, "problems": []}
-    assert run(elsewhere(config, tmp_path / "two", workers=2))["hash"] == alone["hash"]
+    assert run(elsewhere(config, tmp_path / "two", kind="local", workers=2))["hash"] == alone["hash"]
     assert run(config) == alone | {"shards_made_now": 0, "seconds": pytest.approx(0, abs=5)}
 
 
@@ -79,7 +79,7 @@ def test_terminated_then_killed_then_finished_is_as_if_never_stopped(config: Syn
     said = first.communicate(timeout=30)[1]
     assert first.returncode == 3 and "run the same command to go on" in said
 
-    second = _begin([*words, "--fleet.workers", "2"])
+    second = _begin([*words, "--fleet.kind", "local", "--fleet.workers", "2"])
     kept = {name: storage.local_path(name).stat().st_mtime_ns for name in storage.list("shards")}
     _wait_for_more(storage, max(before, len(committed(storage))), second)
     children = Path(f"/proc/{second.pid}/task/{second.pid}/children").read_text().split()
