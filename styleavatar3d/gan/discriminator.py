@@ -134,8 +134,8 @@ def pictures_for(
     depth: Float[Tensor, "batch maps rows columns"],
     raw: Float[Tensor, "batch 3 rows columns"] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
-    """What the discriminator looks at, at image size: image, mask and depth scaled from [0, 1] to [-1, 1] and, if given,
-    the raw picture. A depth of no map is left out."""
+    """What the discriminator looks at, at image size: image, mask and depth scaled from [0, 1] to [-1, 1] and, if
+    given, the raw picture. A depth of no map is left out."""
     parts = [image, mask * 2 - 1] + ([depth * 2 - 1] if depth.shape[1] else []) + ([raw] if raw is not None else [])
     size = image.shape[-1]
     fitted = [p if p.shape[-1] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]

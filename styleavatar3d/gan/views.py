@@ -44,8 +44,8 @@ class Views(NamedTuple):
 
 
 class Reals(NamedTuple):
-    """A batch of data in [-1, 1] on mid grey, masks in [0, 1], depths as `depth.stretch` makes them (or no map), cameras,
-    and the draw that chooses the kind of label."""
+    """A batch of data in [-1, 1] on mid grey, masks in [0, 1], depths as `depth.stretch` makes them (or no map),
+    cameras, and the draw that chooses the kind of label."""
 
     images: Float[Tensor, "batch 3 height width"]
     masks: Float[Tensor, "batch 1 height width"]
@@ -64,8 +64,8 @@ class FakeDraws(NamedTuple):
 
 
 def load_views(url: str, resolution: int, depth: bool = False) -> Views:
-    """Read a shard set into memory. Raises unless its pictures are `resolution` pixels a side, and if `depth` is asked for
-    where no depth guidance is kept."""
+    """Read a shard set into memory. Raises unless its pictures are `resolution` pixels a side, and if `depth` is asked
+    for where no depth guidance is kept."""
     dataset = ShardDataset(url)
     size = tuple(dataset[0]["image"].shape[-2:])
     if size != (resolution, resolution):

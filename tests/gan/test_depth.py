@@ -31,8 +31,10 @@ def test_half_transparent_surfaces_lie_where_they_are():
     labels = orbit_labels(torch.zeros(1), torch.zeros(1))
     far = box_intersection(*rays(labels, 8), BOX)[1].view(1, 1, 8, 8)
     surface = 2.5 + torch.rand(1, 1, 8, 8) * 0.3
-    maps = [of_rendering(m * surface + (1 - m) * far, torch.full_like(far, m), labels, BOX) for m in (0.6, 1.0)]
-    assert torch.allclose(*maps, atol=1e-4)
+    half, whole = (
+        of_rendering(m * surface + (1 - m) * far, torch.full_like(far, m), labels, BOX) for m in (0.6, 1.0)
+    )
+    assert torch.allclose(half, whole, atol=1e-4)
 
 
 def test_what_is_stretched_stays_and_an_empty_picture_is_empty():
