@@ -20,11 +20,11 @@ Media = str | Path | Image.Image | np.ndarray | UInt8[Tensor, "3 height width"]
 
 TITLE = "StyleAvatar3D"
 LEAD = (
-    "A sentence or a picture becomes a 3D head that you can turn, film and export. This page shows every step of the "
-    "road there, as it just ran on this machine."
+    "A sentence or a picture becomes a 3D head that you can turn, film, export and sell. The avatars on this page were "
+    "made on this machine a moment ago, without a GPU or a download; below them is the whole road that led there."
 )
 _GUIDANCE = (
-    "Parametric heads, drawn in four art styles. Their depth and key points, from cameras known exactly, will guide "
+    "Parametric heads in ten art styles. Their depth and key points, from cameras known exactly, will guide "
     "the diffusion model."
 )
 _VIEWS = (
@@ -36,8 +36,10 @@ _SAMPLES = (
     "draw: a volume, not a picture."
 )
 _AVATARS = (
-    "A second diffusion model turns the embedding of a prompt or of a picture into a style code of the generator."
+    "Ask in words, or show a picture of a head. A diffusion model over the generator's style codes answers in one "
+    "pass, without any optimisation."
 )
+_MESH = "{}, with colours and in metres, y up: drag to turn it, it opens in Blender, Unity, Unreal and on web pages."
 _KINDS = {".png": "image/png", ".jpg": "image/jpeg", ".jpeg": "image/jpeg", ".mp4": "video/mp4"}
 _STATIC = Path(__file__).parent / "static"
 
@@ -70,7 +72,7 @@ class Command:
 
 @dataclass(frozen=True)
 class QuickstartPage:
-    """What the page shows, in this order."""
+    """What the page shows: first what a visitor came for, then the road there."""
 
     guidance: Sequence[Card]
     """each a figure, its depth and its key points"""
@@ -91,14 +93,14 @@ class QuickstartPage:
 def write_page(out_html: str | Path, page: QuickstartPage) -> Path:
     """Write the page as one self-contained file and return its path. Raises if a picture, film or GLB is missing."""
     sections = [
-        _section(1, "Guidance", _GUIDANCE, _cards(page.guidance, 300)),
-        _section(2, "Synthesised views", _VIEWS, _cards(page.views, 210)),
-        _section(3, "A generator of 3D heads", _SAMPLES, _cards(page.samples, 150)),
-        _section(4, "Avatars on request", _AVATARS, _cards(page.avatars, 220)),
-        _section(5, "A mesh to take away", f"{page.glb.name}, with colours and in metres, y up. Drag to turn it.",
+        _section("Avatars on request", _AVATARS, _cards(page.avatars, 230)),
+        _section("A mesh to take away", _MESH.format(page.glb.name),
                  viewer_element(read_glb(page.glb), "the first avatar as a mesh")),
-        _section(6, "What ran, and how long", page.summary, _timings(page.timings)),
-        _section(7, "Next", "", _commands(page.commands)),
+        _section("How it works: posed figures", _GUIDANCE, _cards(page.guidance, 300)),
+        _section("... painted by a diffusion model", _VIEWS, _cards(page.views, 210)),
+        _section("... teach a generator of 3D heads", _SAMPLES, _cards(page.samples, 230)),
+        _section("What ran, and how long", page.summary, _timings(page.timings)),
+        _section("Next", "", _commands(page.commands)),
     ]
     return write_whole(out_html, _document(sections, page.footer).encode())
 
@@ -116,9 +118,9 @@ def _document(sections: Sequence[str], footer: str) -> str:
     )
 
 
-def _section(number: int, title: str, text: str, body: str) -> str:
+def _section(title: str, text: str, body: str) -> str:
     said = f"<p>{html.escape(text)}</p>" if text else ""
-    return f'<section><h2><span class="number">{number}</span>{html.escape(title)}</h2>{said}\n{body}</section>'
+    return f"<section><h2>{html.escape(title)}</h2>{said}\n{body}</section>"
 
 
 def _cards(cards: Sequence[Card], least_width: int) -> str:

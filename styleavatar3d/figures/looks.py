@@ -45,6 +45,7 @@ ROBOT_HAIR = ("bald", "buzz cut", "mohawk")
 
 SIDE_FACE = 110.0
 """Degrees of yaw up to which glasses and beards still show in profile."""
+HAIR_OVER_COLLARS = ("long", "bob", "afro", "curly", "braids")
 FULL_FACE = 65.0
 """Degrees of yaw up to which both eyes and the mouth can be read."""
 
@@ -104,7 +105,8 @@ def draw_look(seed: int, index: int) -> Look:
 def visible_attributes(look: Look, style: str, yaw: float) -> dict[str, str]:
     """The attributes that a viewer can verify in this style from this yaw (degrees), as words of `ATTRIBUTES`.
 
-    Materials without paint hide every colour; clay hides the colour of the eyes only; the back hides the face.
+    Materials without paint hide every colour; clay hides the colour of the eyes only; the back hides the face. Chins
+    and long hair hide necklines: of shirts only stripes are told from the front, and the cut from behind.
     """
     angle = abs((yaw + 180.0) % 360.0 - 180.0)
     hidden = set()
@@ -114,6 +116,8 @@ def visible_attributes(look: Look, style: str, yaw: float) -> dict[str, str]:
         hidden |= {"beard", "glasses"}
         if look.hair in ("long", "bob", "afro"):
             hidden.add("skin")
+    if look.shirt != "striped shirt" and (angle <= SIDE_FACE or look.hair in HAIR_OVER_COLLARS):
+        hidden.add("shirt")
     if look.kind != "human":
         hidden |= {"gender", "age"}
     if look.kind == "statue":

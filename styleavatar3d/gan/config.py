@@ -28,6 +28,8 @@ class GanModel(Strict):
             raise ValueError(f"discriminator.label_size must be the label's, {self.label.size}")
         if discriminator.raw != bool(generator.super_resolution_width):
             raise ValueError("discriminator.raw must be true with super-resolution, and only then")
+        if discriminator.raw and discriminator.depth:
+            raise ValueError("discriminator.depth works without super-resolution only: set it to false")
         return self
 
 

@@ -1,4 +1,4 @@
-"""Residual discriminator on picture and mask, conditioned by projection (StyleGAN2; PanoHead's mask channel).
+"""Residual discriminator on picture, mask and depth, conditioned by projection (StyleGAN2; PanoHead's mask channel).
 
 With super-resolution it also sees the raw picture, up-sampled, beside the final one (EG3D's dual discrimination).
 """
@@ -22,6 +22,8 @@ class DiscriminatorConfig(Strict):
     entry_resolution: int = 32
     widths: tuple[int, ...] = (32, 64, 112, 128, 128)
     raw: bool = False
+    depth: bool = False
+    """look at the depth of figures too; the data has to bring depth guidance"""
     label_size: int = 46
     label_width: int = 128
     group: int = 4
@@ -80,7 +82,7 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         sizes = [config.resolution // 2**i for i in range(len(config.widths))]
-        channels = 7 if config.raw else 4
+        channels = 4 + config.depth + 3 * config.raw
         self.entries = nn.ModuleDict(
             {
                 str(size): Convolution(channels, width, 1)
@@ -129,10 +131,12 @@ class Discriminator(nn.Module):
 def pictures_for(
     image: Float[Tensor, "batch 3 height width"],
     mask: Float[Tensor, "batch 1 rows columns"],
+    depth: Float[Tensor, "batch maps rows columns"],
     raw: Float[Tensor, "batch 3 rows columns"] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
-    """What the discriminator looks at, at image size: image, mask scaled to [-1, 1] and, if given, the raw picture."""
-    parts = [image, mask * 2 - 1] + ([raw] if raw is not None else [])
+    """What the discriminator looks at, at image size: image, mask and depth scaled from [0, 1] to [-1, 1] and, if
+    given, the raw picture. A depth of no map is left out."""
+    parts = [image, mask * 2 - 1] + ([depth * 2 - 1] if depth.shape[1] else []) + ([raw] if raw is not None else [])
     size = image.shape[-1]
     fitted = [p if p.shape[-1] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]
     return torch.cat(fitted, 1)

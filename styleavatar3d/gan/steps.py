@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from styleavatar3d.gan.config import GanConfig
+from styleavatar3d.gan.depth import of_rendering
 from styleavatar3d.gan.discriminator import pictures_for
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.labels import view_labels
@@ -48,16 +49,19 @@ def make_fakes(
     )
     view = generator.render(planes, draws.labels, size, jitter=draws.jitter, codes=codes)
     raw = view.raw if config.model.discriminator.raw else None
+    depth = view.depth[:, :0]
+    if config.model.discriminator.depth:
+        depth = of_rendering(view.depth, view.mask, draws.labels, generator.config.box)
     labels = view_labels(draws.labels, draws.label_draws, config.model.label)
-    return pictures_for(view.image, view.mask, raw), labels, view.mask
+    return pictures_for(view.image, view.mask, depth, raw), labels, view.mask
 
 
 def real_pictures(reals: Reals, config: GanConfig) -> Tensor:
     """Data as the discriminator sees it: with super-resolution, mask and raw picture pass through half the size."""
     if not config.model.discriminator.raw:
-        return pictures_for(reals.images, reals.masks)
+        return pictures_for(reals.images, reals.masks, reals.depths)
     raw, masks = (F.avg_pool2d(maps, 2) for maps in (reals.images, reals.masks))
-    return pictures_for(reals.images, masks, raw)
+    return pictures_for(reals.images, masks, reals.depths, raw)
 
 
 def discriminator_step(

@@ -33,7 +33,8 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     storage, schedule = Storage.open(config.run.out), config.train.schedule
     share = world.share(config.train.batch, config.model.discriminator.group)
     resolution = config.model.generator.image_resolution
-    sampler = Sampler(views or load_views(config.data.shards, resolution), config.data, config.run.seed, world.device)
+    shown = views or load_views(config.data.shards, resolution, config.model.discriminator.depth)
+    sampler = Sampler(shown, config.data, config.run.seed, world.device)
     checkpoints, state = Checkpoints(storage), TrainState.fresh(config, world.device)
     identity = {"model": config_hash(config.model), "seed": config.run.seed, "batch": config.train.batch}
     resume(state, checkpoints, identity)

@@ -14,6 +14,7 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import mirror_labels, yaw_pitch
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.depth import stretch
 from styleavatar3d.gan.generator import Jitter
 from styleavatar3d.runtime.random import generator as keyed
 from styleavatar3d.runtime.random import uniform
@@ -38,13 +39,17 @@ class Views(NamedTuple):
     images: UInt8[Tensor, "count 3 height width"]
     masks: UInt8[Tensor, "count 1 height width"]
     labels: Float[Tensor, "count 25"]
+    depths: UInt8[Tensor, "count 1 height width"] | None = None
+    """depth guidance, near 255, for a discriminator that looks at it"""
 
 
 class Reals(NamedTuple):
-    """A batch of data in [-1, 1] on mid grey, masks in [0, 1], cameras, and the draw that chooses the kind of label."""
+    """A batch of data in [-1, 1] on mid grey, masks in [0, 1], depths as `depth.stretch` makes them (or no map),
+    cameras, and the draw that chooses the kind of label."""
 
     images: Float[Tensor, "batch 3 height width"]
     masks: Float[Tensor, "batch 1 height width"]
+    depths: Float[Tensor, "batch maps height width"]
     labels: Float[Tensor, "batch 25"]
     label_draws: Float[Tensor, "batch"]
 
@@ -58,8 +63,9 @@ class FakeDraws(NamedTuple):
     jitter: Jitter
 
 
-def load_views(url: str, resolution: int) -> Views:
-    """Read a shard set into memory. Raises unless its pictures are `resolution` pixels a side."""
+def load_views(url: str, resolution: int, depth: bool = False) -> Views:
+    """Read a shard set into memory. Raises unless its pictures are `resolution` pixels a side, and if `depth` is asked
+    for where no depth guidance is kept."""
     dataset = ShardDataset(url)
     size = tuple(dataset[0]["image"].shape[-2:])
     if size != (resolution, resolution):
@@ -72,10 +78,25 @@ def load_views(url: str, resolution: int) -> Views:
     images = torch.empty(len(dataset), 3, *size, dtype=torch.uint8)
     masks = torch.empty(len(dataset), 1, *size, dtype=torch.uint8)
     labels = torch.empty(len(dataset), 25)
+    depths = torch.empty_like(masks) if depth else None
     for index in range(len(dataset)):
         record = dataset[index]
         images[index], masks[index], labels[index] = record["image"], record["mask"], record["label"]
-    return Views(images, masks, labels)
+        if depths is not None:
+            depths[index] = _depth(dataset, index)
+    return Views(images, masks, labels, depths)
+
+
+def _depth(dataset: ShardDataset, index: int) -> UInt8[Tensor, "height width"]:
+    guidance = dataset.guidance(index)
+    if "depth" not in guidance:
+        raise StyleAvatarError(
+            "the discriminator is to see depth, and the data set has none",
+            got=f"{dataset.storage.url} with {', '.join(guidance) or 'no guidance'}",
+            expected="depth guidance in every sample",
+            remedy="set model.discriminator.depth to false, or synthesise with depth guidance and data.keep_guidance",
+        )
+    return guidance["depth"][0]
 
 
 def balanced_pool(labels: Float[Tensor, "count 25"], front_share: float) -> Int64[Tensor, "pool"]:
@@ -106,8 +127,14 @@ class Sampler:
         images = torch.where(flip[:, None, None, None], images.flip(-1), images)
         masks = torch.where(flip[:, None, None, None], masks.flip(-1), masks)
         shrink = images.shape[-1] // resolution
-        images, masks = F.avg_pool2d(images, shrink), F.avg_pool2d(masks, shrink)
-        return Reals(*[x.to(self.device) for x in (images, masks, labels, draws[:, 1])])
+        small = F.avg_pool2d(masks, shrink)
+        depths = small[:, :0]
+        if self.views.depths is not None:
+            depths = self.views.depths[chosen].float() / 255
+            depths = torch.where(flip[:, None, None, None], depths.flip(-1), depths)
+            depths = stretch(F.avg_pool2d(depths * masks, shrink) / small.clamp(min=1e-3), small)
+        images = F.avg_pool2d(images, shrink)
+        return Reals(*[x.to(self.device) for x in (images, small, depths, labels, draws[:, 1])])
 
     def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
         """Latents, cameras drawn from the data, and one jitter an image."""

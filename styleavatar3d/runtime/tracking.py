@@ -117,7 +117,7 @@ class Progress:
         values = {name: round(total / self._counts[name], 5) for name, total in self._sums.items()}
         self._sums, self._counts, self._since, self._from = {}, {}, now, position
         text = "  ".join(f"{name} {value:.3g}" for name, value in values.items())
-        share = f"{position / 1000:.1f}/{self.total / 1000:.0f}k"
+        share = f"{position:,}/{self.total:,}"
         print(f"{self.name}  {share}  {self.rate:.1f}/s  {clock(left)} left  {text}", file=sys.stderr, flush=True)
         return values | {"rate": round(self.rate, 2), "seconds_left": round(left, 1)}
 

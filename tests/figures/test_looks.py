@@ -41,5 +41,14 @@ def test_baldness_hides_the_colour_of_hair_unless_a_beard_shows_it():
     assert "hair_color" not in visible_attributes(bearded, "cartoon", 180)
 
 
+def test_of_shirts_only_stripes_are_told_from_the_front():
+    plain, striped = Look(hair="short", shirt="turtleneck"), Look(hair="short", shirt="striped shirt")
+    assert "shirt" not in visible_attributes(plain, "cartoon", 0)
+    assert visible_attributes(plain, "cartoon", 0)["shirt_color"] == "blue"
+    assert visible_attributes(striped, "cartoon", 0)["shirt"] == "striped shirt"
+    assert visible_attributes(plain, "cartoon", 170)["shirt"] == "turtleneck"
+    assert "shirt" not in visible_attributes(replace(plain, hair="long"), "cartoon", 170)
+
+
 def test_there_are_ten_styles_five_kinds_and_twelve_cuts():
     assert len(set(STYLES)) == 10 and len(ATTRIBUTES["kind"]) == 5 and len(ATTRIBUTES["hair"]) == 12

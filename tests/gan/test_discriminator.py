@@ -48,10 +48,18 @@ def test_minibatch_deviation_looks_at_neighbours_only():
 
 def test_pictures_carry_mask_and_raw_at_image_size():
     image, mask, raw = torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 4, 4), torch.full((2, 3, 4, 4), 0.5)
-    assert torch.equal(pictures_for(image, mask * 0)[:, 3:], -torch.ones(2, 1, 8, 8))
-    stacked = pictures_for(image, mask, raw)
+    nothing = mask[:, :0]
+    assert torch.equal(pictures_for(image, mask * 0, nothing)[:, 3:], -torch.ones(2, 1, 8, 8))
+    stacked = pictures_for(image, mask, nothing, raw)
     assert stacked.shape == (2, 7, 8, 8)
     assert (stacked[:, 3] == 1).all() and (stacked[:, 4:] == 0.5).all()
+
+
+def test_pictures_carry_depth_where_it_is_looked_at():
+    image, mask, depth = torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
+    assert torch.equal(pictures_for(image, mask, depth)[:, 4:], depth * 2 - 1)
+    config = DiscriminatorConfig(resolution=16, entry_resolution=8, widths=(4, 8, 8), depth=True)
+    assert Discriminator(config)(pictures_for(image, mask, depth), torch.zeros(2, 46)).shape == (2,)
 
 
 def test_widths_must_end_at_four_pixels():

@@ -50,7 +50,7 @@ def run() -> dict[str, torch.Tensor]:
         pictures, labels, _ = generator_step(state, draws, config, phase, world)
         discriminator_step(state, reals, (pictures, labels), config, phase, world)
         state.seen += BATCH
-    pictures = pictures_for(reals.images, reals.masks)
+    pictures = pictures_for(reals.images, reals.masks, reals.depths)
     labels = view_labels(reals.labels, reals.label_draws, config.model.label)
     judge = DistributedDataParallel(state.discriminator) if world.size > 1 else state.discriminator
     state.discriminator.zero_grad()

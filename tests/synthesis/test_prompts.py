@@ -20,9 +20,9 @@ def test_a_prompt_says_style_kind_attributes_and_view():
 
 
 def test_shirts_hats_and_backgrounds_are_said():
-    look = Look(shirt="turtleneck", shirt_color="red", hat="beanie")
+    look = Look(shirt="striped shirt", shirt_color="red", hat="beanie")
     text = compose(look, "toy", 0.0, 0.0, background="sunset").text
-    assert "wearing a beanie" in text and "red turtleneck, sunset background, front view" in text
+    assert "wearing a beanie" in text and "red striped shirt, sunset background, front view" in text
     assert "red shirt" in compose(look, "toy", 0.0, 0.0, drop={"shirt"}).text
     assert "background" not in compose(look, "toy", 0.0, 0.0).text
 
