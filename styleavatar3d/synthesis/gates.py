@@ -5,8 +5,10 @@ nothing is scored. `docs/gates.md` says what each measures and how the shipped t
 """
 
 import hashlib
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
@@ -21,6 +23,7 @@ from styleavatar3d.shards.schema import Model, Record
 from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.eyes import ClipEye, Eye, MediaPipeEye, MiniatureEye, open_eye
 from styleavatar3d.synthesis.measures import framing, novelty, sharpness, thumbnails
+from styleavatar3d.synthesis.overlap import overlapped
 from styleavatar3d.synthesis.safety import SAFETY, Safety, withheld
 from styleavatar3d.synthesis.sources import Source, describe_weights
 
@@ -121,6 +124,9 @@ class Asked(Protocol):
         """With the words in `.text`."""
         ...
 
+    @property
+    def index(self) -> int: ...
+
 
 Scene = TypeVar("Scene", bound=Asked)
 
@@ -189,37 +195,44 @@ def describe_eye(config: GatesConfig, path: Path) -> Model:
 
 def draw_until_passed(
     scenes: Sequence[Scene],
-    make: Callable[[Sequence[Scene], int], Sequence[Sample]],
+    make: Callable[..., Sequence[Sample]],
     withhold: Callable[[Scene], Sample],
     keeper: Gatekeeper,
-    batch: int,
+    batches: Callable[[Sequence[Scene]], list[list[Scene]]],
+    finish: Callable[[list[Sample]], list[Sample]],
 ) -> list[Sample]:
     """The pictures of a shard: all are drawn once, then those rejected again, and again.
 
     Which pictures share a batch follows from the verdicts before, so the shard stays a function of (config, index).
+    Each batch is judged and finished while the next is drawn.
 
     Args:
         scenes: in the order of their indices
-        make: draws up to `batch` scenes; the second argument is the attempt, for `picture_seed` and the record
+        make: draws a batch of scenes; the second argument is the attempt, for `picture_seed` and the record
         withhold: the sample of a scene whose prompt is refused; it is drawn by no model
         keeper: the gates
+        batches: which scenes are drawn together
+        finish: what is done to pictures once they are judged
     Returns:
         one sample a scene: the first that passed, else the best, as rejected
     """
     best: dict[int, Sample] = {}
-    refusals = [keeper.safety.refuse_prompt(scene.prompt.text) for scene in scenes]
-    for place, refusal in enumerate(refusals):
-        if refusal:
-            best[place] = _refused(withhold(scenes[place]), keeper.safety, refusal)
-    todo, kept = [place for place, refusal in enumerate(refusals) if not refusal], []
+    kept: list[Tensor] = []
+    todo = []
+    for scene in scenes:
+        if refusal := keeper.safety.refuse_prompt(scene.prompt.text):
+            best[scene.index] = finish([_refused(withhold(scene), keeper.safety, refusal)])[0]
+        else:
+            todo.append(scene)
     for attempt in range(keeper.config.redraws + 1):
-        for start in range(0, len(todo), batch):
-            some = todo[start : start + batch]
-            drawn = make([scenes[place] for place in some], attempt)
-            for place, sample in zip(some, keeper.judge(drawn, kept), strict=True):
-                best[place] = _better(best.get(place), sample, keeper.config)
-        todo = [place for place in todo if best[place].record.verdict == "rejected"]
-    return [best[place] for place in range(len(scenes))]
+        drawn = overlapped(
+            batches(todo), partial(make, attempt=attempt), lambda samples: finish(list(keeper.judge(samples, kept)))
+        )
+        for sample in itertools.chain.from_iterable(drawn):
+            index = sample.record.index
+            best[index] = _better(best.get(index), sample, keeper.config)
+        todo = [scene for scene in todo if best[scene.index].record.verdict == "rejected"]
+    return [best[scene.index] for scene in scenes]
 
 
 def _better(before: Sample | None, now: Sample, config: GatesConfig) -> Sample:

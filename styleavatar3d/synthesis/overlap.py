@@ -5,12 +5,15 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from styleavatar3d.shards.schema import Coding
 from styleavatar3d.shards.writer import PNG, Sample, encode_jpeg, encode_png
 
-Batch, Made, Finished = TypeVar("Batch"), TypeVar("Made"), TypeVar("Finished")
+Batch = TypeVar("Batch")
+Made = TypeVar("Made")
+Finished = TypeVar("Finished")
 
 
 def overlapped(
@@ -18,9 +21,10 @@ def overlapped(
 ) -> Iterator[Finished]:
     """`finish(make(batch))` of every batch, in order; each is finished in a thread while the next is made.
 
-    Never more than two batches are held: one that is made, one that is finished. An error of either is raised here.
+    That thread computes with as many threads as the caller. Never more than two batches are held: one that is made, one
+    that is finished. An error of either is raised here.
     """
-    with ThreadPoolExecutor(1) as thread:
+    with ThreadPoolExecutor(1, "finish", torch.set_num_threads, (torch.get_num_threads(),)) as thread:
         waiting: Future[Finished] | None = None
         for batch in batches:
             made = make(batch)

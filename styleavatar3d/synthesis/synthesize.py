@@ -1,7 +1,7 @@
-"""Synthesis: looks, cameras and styles are drawn, posed, prompted, diffused and committed, one shard a unit of work.
+"""Synthesis: figures are posed, prompted, diffused, judged and committed, one shard a unit of work.
 
-Everything about picture `index` follows from (run seed, index), and a unit fixes its batch and its thread, so the same
-command gives the same records whoever works, in whatever order, however often it was stopped.
+Everything about picture `index` follows from (run seed, index), and a unit fixes its batches and its thread, so the
+same command gives the same records whoever works, in whatever order, however often it was stopped.
 """
 
 import hashlib
@@ -10,45 +10,39 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from functools import lru_cache, partial
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from pydantic import Field
 
-from styleavatar3d.camera.cameras import Camera, view_name
+from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.config import RunConfig, Strict, save_config
 from styleavatar3d.errors import Stopped
-from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.guidance import guide
-from styleavatar3d.figures.looks import STYLES, Look, draw_look, visible_attributes
 from styleavatar3d.runtime.checkpoint import StopSignal
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
-from styleavatar3d.runtime.random import key, uniform
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
-from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest
-from styleavatar3d.shards.schema import Figure, Guidance, Model, Record
+from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest, write_index
+from styleavatar3d.shards.schema import Guidance, Model, Record
 from styleavatar3d.shards.writer import Sample
-from styleavatar3d.synthesis.pipeline import PipelineConfig, Synthesizer, describe
-from styleavatar3d.synthesis.prompts import Prompt, compose
-
-HEADS_LICENCE = "CC0-1.0"
-
-
-class DataConfig(Strict):
-    """What is drawn. Near-front views are drawn more often: `front_share` of all have |yaw| < `front_yaw`."""
-
-    count: int = Field(default=8000, ge=1)
-    shard_size: int = Field(default=250, ge=1)
-    resolution: int = Field(default=64, ge=16)
-    views_per_figure: int = Field(default=3, ge=1)
-    styles: tuple[str, ...] = STYLES
-    front_share: float = Field(default=0.35, ge=0, le=1)
-    front_yaw: float = Field(default=50.0, gt=0, le=180)
-    pitch: tuple[float, float] = (-15.0, 25.0)
-    keep_guidance: bool = True
-    """store the guidance pictures with each image"""
+from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, draw_until_passed, picture_seed
+from styleavatar3d.synthesis.masks import refine_masks
+from styleavatar3d.synthesis.overlap import encoded
+from styleavatar3d.synthesis.pipeline import PipelineConfig, SecondPass, describe
+from styleavatar3d.synthesis.safety import Safety, SafetyConfig, policy_digest
+from styleavatar3d.synthesis.scenes import (
+    HEADS_LICENCE,
+    DataConfig,
+    Scene,
+    digest,
+    draw_scene,
+    figure_of,
+    figure_source,
+)
+from styleavatar3d.synthesis.studio import Studio, grouped
+from styleavatar3d.synthesis.vocabulary import PromptsConfig, load_vocabulary
 
 
 class SampleConfig(Strict):
@@ -58,6 +52,8 @@ class SampleConfig(Strict):
     scale: float = Field(default=3.0, ge=0)
     guidance: tuple[Guidance, ...] = (Guidance(kind="depth", scale=1.0), Guidance(kind="keypoints", scale=1.0))
     """the ControlNets that pose a picture; several are a hybrid"""
+    again: SecondPass | None = None
+    """draw a second time over the first picture"""
     batch: int = Field(default=25, ge=1)
     negatives: bool = True
     """name in the negative prompt what a view hides"""
@@ -68,30 +64,32 @@ class SynthesisConfig(Strict):
     data: DataConfig = DataConfig()
     model: PipelineConfig = PipelineConfig()
     sample: SampleConfig = SampleConfig()
+    prompts: PromptsConfig | None = None
+    """full-size words; without this section those of the miniature world"""
+    gates: GatesConfig = GatesConfig()
+    safety: SafetyConfig = SafetyConfig()
     fleet: FleetConfig = FleetConfig()
 
     def identity(self, model: Model) -> str:
         """12 hex digits over all that decides the pictures, weights included; where they go and who works does not."""
-        apart: Any = {"fleet": True, "run": {"out"}, "model": {"device", "folder"}}
-        tree = {**self.model_dump(mode="json", exclude=apart), "weights": model.sha256}
+        apart: Any = {
+            "fleet": True, "run": {"out"}, "model": {"device", "folder", "offline"}, "data": {"figures"},
+            "prompts": {"file"}, "safety": {"policy"},
+        }  # fmt: skip
+        tree = self.model_dump(mode="json", exclude=apart) | {
+            "weights": model.sha256,
+            "figures": [digest(path) for path in self.data.figures],
+            "words": load_vocabulary(self.prompts).model_dump(mode="json") if self.prompts else None,
+            "policy": policy_digest(self.safety),
+        }
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 
-class Scene(NamedTuple):
-    """What picture `index` shows, before any pixel."""
-
-    index: int
-    figure: int
-    look: Look
-    style: str
-    camera: Camera
-    prompt: Prompt
-
-
 def run(config: SynthesisConfig) -> dict[str, Any]:
-    """Make the data set of `config` at `config.run.out`, or finish it. Raises Stopped on SIGTERM and Ctrl-C."""
+    """Make the data set of `config` at `config.run.out`, or finish it. Raises Stopped on SIGTERM and Ctrl-C, and when
+    units had to be set aside."""
     model, storage = describe(config.model), Storage.open(config.run.out)
-    plan = begin(storage, _plan(config, model))
+    plan = begin(storage, plan_of(config, model))
     storage.create("config.yaml", save_config(config).encode())
     done = committed(storage)
     todo = [shard for shard in range(plan.shards) if shard not in done]
@@ -99,12 +97,15 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
     with StopSignal() as stop, Fleet.open(config.fleet, partial(prepare, config, model, storage)) as fleet:
         for _ in fleet.run(todo, lambda: stop.requested):
             progress.add_shard()
-    entries = read_manifest(storage)
-    if len(entries) < plan.shards:
+    missing = plan.shards - len(committed(storage))
+    if missing:
+        aside = "; ".join(f"shard {shard} was set aside: {error}" for shard, error in fleet.quarantined.items())
         raise Stopped(
-            f"synthesis stopped with {len(entries)} of {plan.shards} shards committed",
+            f"synthesis stopped with {plan.shards - missing} of {plan.shards} shards committed",
+            got=aside or None,
             remedy="run the same command to go on",
         )
+    entries = write_index(storage) if todo else read_manifest(storage)
     return {
         "out": storage.url,
         "pictures": sum(entry.count for entry in entries),
@@ -115,81 +116,121 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
     }
 
 
+class Tools(NamedTuple):
+    """What a worker has loaded."""
+
+    studio: Studio
+    keeper: Gatekeeper
+
+
 def prepare(config: SynthesisConfig, model: Model, storage: Storage) -> Work:
-    """Set up a worker: load the diffusion model, return the function that makes shards."""
-    source = config.model
-    synthesizer = Synthesizer.from_pretrained(source.folder, source.device, source.dtype, source.controlnets)
-    return partial(make_shard, config, model, storage, synthesizer)
+    """Set up a worker: load the models, return the function that makes shards."""
+    studio = Studio(config.model)
+    device = studio.own[0].pipeline.device
+    tools = Tools(studio, Gatekeeper.open(config.gates, Safety.open(config.safety, device), device))
+    return partial(make_shard, config, plan_of(config, model), storage, tools)
 
 
-def make_shard(
-    config: SynthesisConfig, model: Model, storage: Storage, synthesizer: Synthesizer, shard: int
-) -> dict[str, Any]:
-    """The unit of work: draw, pose, diffuse and commit one shard, on one thread. Returns its manifest entry."""
-    scenes = [draw(config, index) for index in _plan(config, model).indices(shard)]
-    samples: list[Sample] = []
+def make_shard(config: SynthesisConfig, plan: Plan, storage: Storage, tools: Tools, shard: int) -> dict[str, Any]:
+    """The unit of work: draw, pose, diffuse, judge and commit one shard, on one thread. Returns its manifest entry."""
+    scenes = [draw(config, index) for index in plan.indices(shard)]
     with one_thread():
-        for start in range(0, len(scenes), config.sample.batch):
-            samples += make_pictures(config, model, synthesizer, scenes[start : start + config.sample.batch])
-    return commit(storage, shard, samples).model_dump()
+        samples = draw_until_passed(
+            scenes,
+            partial(make_pictures, config, plan, tools),
+            partial(withheld_picture, config, plan, tools),
+            tools.keeper,
+            partial(batches, config),
+            partial(finish, config),
+        )
+    return commit(storage, shard, samples, plan.coding).model_dump()
 
 
 def draw(config: SynthesisConfig, index: int) -> Scene:
-    """The scene of picture `index`: several views of one figure follow each other, styles take turns."""
-    data, seed = config.data, config.run.seed
-    kind, place, height = uniform(seed, "camera", index, 3).tolist()
-    widest = data.front_yaw if kind < data.front_share else 180.0
-    yaw = (2 * place - 1) * widest
-    pitch = data.pitch[0] + height * (data.pitch[1] - data.pitch[0])
-    figure, style = index // data.views_per_figure, data.styles[index % len(data.styles)]
-    look = draw_look(seed, figure)
-    prompt = compose(look, style, yaw, pitch)
-    if not config.sample.negatives:
-        prompt = prompt._replace(negative="")
-    return Scene(index, figure, look, style, Camera.orbit(yaw, pitch), prompt)
+    """The scene of picture `index`."""
+    return draw_scene(config.run.seed, index, config.data, config.prompts, config.sample.negatives)
+
+
+def batches(config: SynthesisConfig, scenes: Sequence[Scene]) -> list[list[Scene]]:
+    """Scenes that one model draws at once."""
+    return grouped(scenes, lambda scene: scene.model, config.sample.batch)
 
 
 def make_pictures(
-    config: SynthesisConfig, model: Model, synthesizer: Synthesizer, scenes: Sequence[Scene]
+    config: SynthesisConfig, plan: Plan, tools: Tools, scenes: Sequence[Scene], attempt: int
 ) -> list[Sample]:
-    """Pose the scenes' figures and diffuse a batch of pictures."""
-    kinds = [one.kind for one in config.sample.guidance]
-    views = [guide(_figure(scene.look), scene.camera, config.data.resolution, kinds) for scene in scenes]
+    """Pose the scenes' figures and diffuse a batch of pictures, all with one model."""
+    sample, kinds = config.sample, [one.kind for one in config.sample.guidance]
+    views = [guide(figure_of(scene), scene.camera, config.data.resolution, kinds) for scene in scenes]
     poses = {kind: torch.stack([view.pictures[kind] for view in views]) for kind in kinds}
-    seeds = [key(config.run.seed, "picture", scene.index) for scene in scenes]
+    seeds = [picture_seed(config.run.seed, scene.index, attempt) for scene in scenes]
     prompts, negatives = zip(*(scene.prompt for scene in scenes), strict=True)
-    sample = config.sample
-    images = synthesizer.generate(prompts, negatives, poses, seeds, sample.steps, sample.scale, sample.guidance)
+    synthesizer, models = tools.studio.model_for(scenes[0].model)
+    images = synthesizer.generate(
+        prompts, negatives, poses, seeds, sample.steps, sample.scale, sample.guidance, again=sample.again
+    )
     samples = []
     for i, (scene, view, seed) in enumerate(zip(scenes, views, seeds, strict=True)):
         kept = {kind: pose[i].permute(2, 0, 1) for kind, pose in poses.items()} if config.data.keep_guidance else {}
-        record = describe_scene(config, model, scene, seed)
+        record = describe_scene(config, plan, models, scene, seed, attempt)
         samples.append(Sample(record, images[i].permute(2, 0, 1), view.mask[None], kept))
     return samples
 
 
-def describe_scene(config: SynthesisConfig, model: Model, scene: Scene, seed: int) -> Record:
-    """The record of a picture."""
+def withheld_picture(config: SynthesisConfig, plan: Plan, tools: Tools, scene: Scene) -> Sample:
+    """The sample of a prompt that is refused: no model draws it, its picture is empty."""
+    size, seed = config.data.resolution, picture_seed(config.run.seed, scene.index, 0)
+    record = describe_scene(config, plan, tools.studio.own[1], scene, seed, 0)
+    empty = torch.zeros(4, size, size, dtype=torch.uint8)
+    return Sample(record, empty[:3], empty[3:], {})
+
+
+def finish(config: SynthesisConfig, samples: list[Sample]) -> list[Sample]:
+    """Refine the masks of judged pictures and code everything as files."""
+    if config.data.masks == "refined":
+        images, masks = (torch.stack([getattr(s, part) for s in samples]) for part in ("image", "mask"))
+        refined = refine_masks(images, masks)
+        samples = [sample._replace(mask=mask) for sample, mask in zip(samples, refined, strict=True)]
+    return encoded(samples, config.data.files)
+
+
+def describe_scene(
+    config: SynthesisConfig, plan: Plan, models: Sequence[Model], scene: Scene, seed: int, attempt: int
+) -> Record:
+    """The record of a picture, before anybody has judged it."""
     yaw, pitch = scene.camera.yaw, scene.camera.pitch
     return Record(
         index=scene.index,
-        attempt=0,
+        attempt=attempt,
         seed=seed,
         camera=scene.camera.label().tolist(),
         yaw=yaw,
         pitch=pitch,
         prompt=scene.prompt.text,
         negative=scene.prompt.negative,
-        kind=scene.look.kind,
+        kind=scene.kind,
         style=scene.style,
         view=view_name(yaw),
-        attributes=visible_attributes(scene.look, scene.style, yaw),
+        attributes=scene.attributes,
         guidance=list(config.sample.guidance),
-        models=[model],
-        figure=Figure(id=f"{config.run.seed}/{scene.figure}", source="data/heads.safetensors", licence=HEADS_LICENCE),
+        models=list(models),
+        figure=scene.figure,
         gates={},
         verdict="accepted",
+        config_hash=plan.config_hash,
+    )
+
+
+def plan_of(config: SynthesisConfig, model: Model) -> Plan:
+    """The data set that `config` and the weights make. Reads every figure's file, and refuses those that hold none."""
+    figures = {figure_source(path).licence for path in config.data.figures} or {HEADS_LICENCE}
+    return Plan(
+        count=config.data.count,
+        shard_size=config.data.shard_size,
+        resolution=config.data.resolution,
         config_hash=config.identity(model),
+        licences=sorted({*model.licence.split(", "), *figures}),
+        coding=config.data.files,
     )
 
 
@@ -202,21 +243,6 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@lru_cache(maxsize=2)
-def _figure(look: Look) -> Any:
-    return build_figure(look)
-
-
-def _plan(config: SynthesisConfig, model: Model) -> Plan:
-    return Plan(
-        count=config.data.count,
-        shard_size=config.data.shard_size,
-        resolution=config.data.resolution,
-        config_hash=config.identity(model),
-        licences=sorted({model.licence, HEADS_LICENCE}),
-    )
 
 
 class _Progress:
