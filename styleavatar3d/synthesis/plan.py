@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import os
-import shlex
 from typing import Any
 
 from pydantic import Field
@@ -67,7 +66,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     measured = measure(config) if options.measure else recall(config) if options.device == "auto" else None
     name, device = _device(config, measured)
     seconds, source = _seconds(config, device, measured)
-    job = _job(config, seconds * (1 + options.redraws), measured)
+    job = _job(config, device, seconds * (1 + options.redraws), measured)
     workers = options.workers or config.fleet.workers
     limits, prices = profiles().limits, profiles().prices
     dollars = device.dollars if options.dollars_per_hour is None else options.dollars_per_hour
@@ -99,7 +98,6 @@ def plan(config: PlanConfig) -> dict[str, Any]:
         "licences": licences(config),
         "warnings": row["warnings"] + _warnings(config, device),
         "scale": [load(job, workers, limits) for workers in SCALE],
-        "begin_or_resume": _command(config),
     }
     if options.deadline_hours is not None:
         result["deadline"] = _deadline(job, options.deadline_hours, dollars)
@@ -154,7 +152,10 @@ def _seconds(config: PlanConfig, device: Device, measured: Measured | None) -> t
         sample.scale > 1, sample.batch,
     )  # fmt: skip
     own = host_seconds(scale, encoding=device.unit == "core")
-    known = {"source": device.source, "note": device.note} | ({"where": device.where} if device.where else {})
+    reckoned = "TFLOP of these networks over the rate of the device, and the guidance drawn by one core"
+    known = {"source": device.source, "note": device.note, "reckoned": reckoned} | (
+        {"where": device.where} if device.where else {}
+    )
     return seconds_per_picture(drawing, device) + own, known
 
 
@@ -162,7 +163,7 @@ def _family(config: SynthesisConfig) -> str:
     return config.model.family or (MINIATURE if config.model.folder == SHIPPED else "")
 
 
-def _job(config: PlanConfig, seconds: float, measured: Measured | None) -> Job:
+def _job(config: PlanConfig, device: Device, seconds: float, measured: Measured | None) -> Job:
     data = config.data
     kinds = [one.kind for one in config.sample.guidance] if data.keep_guidance else []
     image = "image.jpg" if _coding(config).image == "jpeg" else "image.png"
@@ -174,7 +175,7 @@ def _job(config: PlanConfig, seconds: float, measured: Measured | None) -> Job:
         shard_bytes=shard_bytes(size, each),
         parts=3 + len(kinds),
         seconds=seconds,
-        startup=measured.startup if measured else profiles().startup_seconds,
+        startup=measured.startup if measured else device.startup,
         devices=config.fleet.gpus or 1.0,
     )
 
@@ -210,7 +211,3 @@ def _deadline(job: Job, hours: float, dollars: float) -> dict[str, Any]:
         "ends_after_hours": round(taken, 3),
         "compute_dollars": round(workers * job.devices * taken * dollars, 2),
     }
-
-
-def _command(config: PlanConfig) -> str:
-    return f"styleavatar3d synthesize --config CONFIG --run.out {shlex.quote(config.run.out)}"

@@ -59,6 +59,8 @@ class Device(Strict):
     dollars: float = Field(ge=0)
     """an hour"""
     unit: Literal["GPU", "core"] = "GPU"
+    startup: float = Field(default=120, ge=0)
+    """seconds until a worker's first picture: container, imports, weights; assumed"""
 
     def seconds(self, tflop: float) -> float:
         """Time of one call with this much work."""
@@ -106,7 +108,6 @@ class Profiles(Strict):
     host: Host
     limits: Limits
     prices: Prices
-    startup_seconds: float = Field(ge=0)
 
 
 class Drawing(NamedTuple):
