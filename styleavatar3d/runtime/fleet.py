@@ -77,6 +77,9 @@ class Member:
     since: float = field(default_factory=time.monotonic)
     failed: int = 0
     """units, one after the other"""
+    done: int = 0
+    worked: float = 0.0
+    """seconds that the units it has done took"""
 
     def become(self, state: Literal["setting up", "idle", "busy"], unit: int = -1) -> None:
         self.state, self.unit, self.since = state, unit, time.monotonic()
@@ -120,6 +123,10 @@ class Fleet(ABC):
         if workers < 1:
             raise StyleAvatarError("a fleet needs a worker", got=workers, expected="1 or more")
         self._limit = workers
+
+    def rates(self) -> dict[int, float]:
+        """Units an hour of each worker that is here and has done one, by its number."""
+        return {worker: 3600 * one.done / one.worked for worker, one in self._members.items() if one.worked}
 
     def run(self, units: Iterable[int], stopping: Callable[[], bool] = lambda: False) -> Iterator[tuple[int, Any]]:
         """Do all units but those that fail too often, which end in `quarantined`.
@@ -173,7 +180,7 @@ class Fleet(ABC):
         member = self._members.get(answer.worker)
         if member is None:  # let go a moment ago
             return None
-        state, unit = member.state, member.unit
+        state, unit, took = member.state, member.unit, member.age()
         if isinstance(answer.error, Lost):
             self._let_go(answer.worker)
         elif state == "coming":
@@ -190,7 +197,7 @@ class Fleet(ABC):
             return None
         self.tally["done"] += 1
         self._fruitless.clear()
-        member.failed = 0
+        member.failed, member.done, member.worked = 0, member.done + 1, member.worked + took
         return unit
 
     def _count_set_up(self, answer: Answer, ready: bool) -> None:

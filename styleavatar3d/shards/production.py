@@ -19,10 +19,14 @@ QUARANTINE = "quarantine.json"
 """the shards that were set aside and their last errors; there is none once the data set is complete"""
 
 
+Made = Callable[[int, Fleet], None]
+
+
 def produce(
-    storage: Storage, plan: Plan, config: FleetConfig, setup: Setup, made: Callable[[int], None] = lambda shard: None
+    storage: Storage, plan: Plan, config: FleetConfig, setup: Setup, made: Made = lambda shard, fleet: None
 ) -> list[Entry]:
-    """Make what `plan` lacks and return the complete manifest. `made` hears of each shard.
+    """Make what `plan` lacks and return the complete manifest. `made` hears of each shard, and may ask the fleet for
+    its `rates` and its `tally`.
 
     Raises Stopped on SIGTERM, on Ctrl-C, and if shards were set aside because they fail again and again: everything
     else is made by then, and the same call tries those again. Raises StyleAvatarError if the place holds another data
@@ -33,7 +37,7 @@ def produce(
     todo = missing(storage, plan)
     with Fleet.open(config, setup) as fleet, StopSignal() as stop:
         for shard, _ in fleet.run(todo, lambda: stop.requested):
-            made(shard)
+            made(shard, fleet)
     left = missing(storage, plan)
     aside = {shard: fleet.quarantined[shard] for shard in left if shard in fleet.quarantined}
     if aside:

@@ -4,8 +4,11 @@ import json
 import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,15 +29,39 @@ class Outcome(NamedTuple):
     injected: Counter[str]
 
 
-def suffer(url: str, folder: Path, faults: dict[int, list[Fault]], plan: Plan) -> Outcome:
+class Quiet(NamedTuple):
+    hash: dict[str, str]
+    lease: float
+    """seconds; fifty times what a shard takes now: the machine may be busy"""
+
+
+def suffer(url: str, folder: Path, faults: dict[int, list[Fault]], plan: Plan, lease: float) -> Outcome:
     """Make the data set under faults, with a new driver whenever one is killed."""
-    (folder / "injected").mkdir(parents=True)
-    drivers = 0
-    while drivers == 0 or driver.exitcode != 0:
-        drivers += 1
-        driver = start(drive, url, folder, faults, plan)
+
+    def once() -> int:
+        driver = start(drive, url, folder, faults, plan, lease)
         driver.join(1800)
-        assert driver.exitcode in (0, -signal.SIGKILL) and drivers < 100, f"driver {drivers}: {driver.exitcode}"
+        return driver.exitcode
+
+    return _outlive(once, url, folder, plan)
+
+
+def suffer_with_real_model(
+    kind: str, url: str, folder: Path, faults: dict[int, list[Fault]], plan: Plan, lease: float
+) -> Outcome:
+    """The same with the shipped diffusion model and a fleet of this kind."""
+    words = [kind, url, str(folder), str(plan.shards), str(lease), json.dumps(faults)]
+    command = [sys.executable, "-m", "runtime.real_model", *words]
+    return _outlive(lambda: subprocess.run(command, stderr=sys.stderr).returncode, url, folder, plan)
+
+
+def _outlive(once: Callable[[], int], url: str, folder: Path, plan: Plan) -> Outcome:
+    (folder / "injected").mkdir(parents=True)
+    drivers, code = 0, -signal.SIGKILL
+    while code != 0:
+        drivers += 1
+        code = once()
+        assert code in (0, -signal.SIGKILL) and drivers < 100, f"driver {drivers} left with {code}"
     storage = Storage.open(url)
     check_samples(storage, plan)
     injected = Counter(path.name.rpartition("-")[2] for path in (folder / "injected").iterdir())
@@ -55,15 +82,18 @@ def check_samples(storage: Storage, plan: Plan) -> None:
     assert storage.list() == sorted(["dataset.json", *records, *(entry.name for entry in entries)])
 
 
-def quiet_hash(url: str, plan: Plan) -> dict[str, str]:
-    """The manifest hash of a run in which nothing happens."""
+def run_quietly(url: str, plan: Plan) -> Quiet:
+    """A run in which nothing happens: its hash, and from its speed a lease that only hangs outlast."""
     driver = start(drive_quietly, url, plan)
+    wait_until(lambda: Storage.open(url).exists("dataset.json"))
+    began = time.monotonic()
     driver.join(1800)
     assert driver.exitcode == 0
-    return manifest_hash(read_manifest(Storage.open(url)))
+    lease = max(6.0, 50 * (time.monotonic() - began) / plan.shards)
+    return Quiet(manifest_hash(read_manifest(Storage.open(url))), lease)
 
 
-def kill_drivers(url: str, folder: Path, plan: Plan, kills: int) -> dict[str, object]:
+def kill_drivers(url: str, folder: Path, plan: Plan, kills: int, lease: float) -> dict[str, object]:
     """Kill driver after driver at moments drawn with a seed. What of the work was done again, and the hash."""
     draw, storage = random.Random(0), Storage.open(url)
     (folder / "injected").mkdir(parents=True)
@@ -71,7 +101,7 @@ def kill_drivers(url: str, folder: Path, plan: Plan, kills: int) -> dict[str, ob
     again = []
     for left in range(kills, -1, -1):
         done, begun = len(committed(storage)), _begun(folder)
-        driver = start(drive, url, folder, {}, plan)
+        driver = start(drive, url, folder, {}, plan, lease)
         if left:
             wanted = min(done + 1 + draw.randrange(5), plan.shards - left)
             wait_until(lambda enough=wanted: len(committed(storage)) >= enough)

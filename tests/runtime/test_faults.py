@@ -1,7 +1,7 @@
 """Faults: whatever dies, hangs, fails or is cut short, the manifest is that of the quiet run, and little is made twice.
 
-One seed on a disk and one on S3 here; some more, driver kills and split brains are `slow`; `tests/proofs/fleet.py` runs
-all of it and `tests/proofs/fleet.md` holds its result.
+One seed on a disk and one on S3 here; some more, driver kills and split brains are `slow`. All of it is run by
+`tests/proofs/proof_fleet.py`, and `tests/proofs/fleet.jsonl` holds what came of it.
 """
 
 import json
@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 from runtime import faults, scenarios
 from runtime.faults import COUNTS, WORKERS, Fault, drive_quietly, plan_faults, plan_of, wait_until
+from runtime.scenarios import Quiet
 
 from styleavatar3d.errors import Stopped
 from styleavatar3d.runtime.fleet import FleetConfig, Work
@@ -27,8 +28,8 @@ pytestmark = pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs L
 
 
 @pytest.fixture(scope="session")
-def quiet(tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    return scenarios.quiet_hash(str(tmp_path_factory.mktemp("quiet") / "set"), PLAN)
+def quiet(tmp_path_factory: pytest.TempPathFactory) -> Quiet:
+    return scenarios.run_quietly(str(tmp_path_factory.mktemp("quiet") / "set"), PLAN)
 
 
 @pytest.fixture(autouse=True)
@@ -42,9 +43,10 @@ def url(request: pytest.FixtureRequest, tmp_path: Path) -> str:
     return str(tmp_path / "set") if request.param == "disk" else request.getfixturevalue("s3_server") + "/set"
 
 
-def check_fifty_faults(url: str, folder: Path, seed: int, quiet: dict[str, str]) -> None:
-    outcome = scenarios.suffer(url, folder, plan_faults(seed, PLAN.shards, COUNTS), PLAN)
-    assert outcome.hash == quiet
+def check_fifty_faults(url: str, folder: Path, seed: int, quiet: Quiet) -> None:
+    lease = quiet.lease * (3 if url.startswith("s3://") else 1)
+    outcome = scenarios.suffer(url, folder, plan_faults(seed, PLAN.shards, COUNTS), PLAN, lease)
+    assert outcome.hash == quiet.hash
     assert outcome.injected == COUNTS and outcome.injected.total() == 50
     assert 2 <= outcome.drivers <= COUNTS["driver"] + 1
     assert outcome.begun <= 1.5 * PLAN.shards
@@ -60,22 +62,22 @@ def test_faults_are_planned_as_said():
 
 
 @pytest.mark.timeout(1200)
-def test_fifty_faults_leave_the_manifest_of_the_quiet_run(url: str, tmp_path: Path, quiet: dict[str, str]):
+def test_fifty_faults_leave_the_manifest_of_the_quiet_run(url: str, tmp_path: Path, quiet: Quiet):
     check_fifty_faults(url, tmp_path / "log", 0, quiet)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
 @pytest.mark.parametrize("seed", [1, 2])
-def test_fifty_faults_with_other_seeds(url: str, seed: int, tmp_path: Path, quiet: dict[str, str]):
+def test_fifty_faults_with_other_seeds(url: str, seed: int, tmp_path: Path, quiet: Quiet):
     check_fifty_faults(url, tmp_path / "log", seed, quiet)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(3600)
-def test_driver_kills_redo_at_most_what_was_in_flight(tmp_path: Path, quiet: dict[str, str]):
-    counted = scenarios.kill_drivers(str(tmp_path / "set"), tmp_path / "log", PLAN, 20)
-    assert counted["hash"] == quiet and counted["most_redone"] <= WORKERS
+def test_driver_kills_redo_at_most_what_was_in_flight(tmp_path: Path, quiet: Quiet):
+    counted = scenarios.kill_drivers(str(tmp_path / "set"), tmp_path / "log", PLAN, 20, quiet.lease)
+    assert counted["hash"] == quiet.hash and counted["most_redone"] <= WORKERS
 
 
 @pytest.mark.slow
@@ -98,7 +100,7 @@ def test_a_shard_that_always_fails_is_set_aside_said_and_tried_again(tmp_path: P
     with pytest.raises(Stopped, match="9 of 10"):
         produce(storage, plan, config, partial(poisoned, storage, frozenset({7})))
     made: list[int] = []
-    produce(storage, plan, config, partial(poisoned, storage, frozenset()), made.append)
+    produce(storage, plan, config, partial(poisoned, storage, frozenset()), lambda shard, _: made.append(shard))
     assert made == [7]
     scenarios.check_samples(storage, plan)
 

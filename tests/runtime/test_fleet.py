@@ -92,6 +92,7 @@ def _broken_after(folder: str, done: list[int], unit: int) -> int:
 def test_every_unit_is_done_once(kind: str):
     with Fleet.open(FleetConfig(kind=kind, workers=2), squares) as fleet:
         assert sorted(fleet.run(range(7))) == SQUARES
+        assert 0 < len(fleet.rates()) <= 2 and all(rate > 0 for rate in fleet.rates().values())
     assert fleet.tally["done"] == 7 and not fleet.quarantined
 
 

@@ -46,7 +46,50 @@ def test_actors_do_every_unit_although_one_dies(token: dict[str, str], tmp_path:
     done = subprocess.run([sys.executable, "-c", FLEET, str(tmp_path)], env=token, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == str([[unit, unit * unit] for unit in range(7)])
-    assert (tmp_path / "3").stat().st_size == 2  # its first actor was killed
+    assert (tmp_path / "3").stat().st_size == 2  # its first actor was killed, and another took over
+
+
+HANGING = """
+import json, sys
+from runtime.test_fleet import squares
+from functools import partial
+from styleavatar3d.runtime.fleet import Fleet, FleetConfig
+with Fleet.open(FleetConfig(kind="ray", workers=2, lease=60), partial(squares, sys.argv[1])) as fleet:
+    done = []
+    for unit, _ in fleet.run(range(40)):
+        done.append(unit)
+        if len(done) == 5:
+            fleet.resize(1)
+        if len(done) == 10:
+            fleet.resize(3)
+    print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
+"""
+
+
+def test_an_actor_that_hangs_is_replaced_while_the_fleet_shrinks_and_grows(token: dict[str, str], tmp_path: Path):
+    (tmp_path / "hang").touch()
+    done = subprocess.run([sys.executable, "-c", HANGING, str(tmp_path)], env=token, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[true, 1, 0]"
+    assert (tmp_path / "5").stat().st_size == (tmp_path / "3").stat().st_size == 2
+
+
+@pytest.mark.timeout(3600)
+def test_faults_leave_the_manifest_of_the_quiet_run_with_the_real_model(
+    token: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from runtime.faults import plan_faults
+    from runtime.real_model import plan_of_model
+    from runtime.scenarios import suffer_with_real_model
+
+    for name, value in token.items():
+        monkeypatch.setenv(name, value)
+    plan, counts = plan_of_model(8), {"kill": 2, "hang": 1, "error": 2, "cut": 2, "driver": 1}
+    quiet = suffer_with_real_model("inline", str(tmp_path / "quiet"), tmp_path / "a", {}, plan, 3600)
+    planned = plan_faults(0, plan.shards, counts)
+    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, 300)
+    assert outcome.hash == quiet.hash and outcome.injected == counts and outcome.drivers == 2
+    assert quiet.begun == 8 and outcome.begun <= 8 + sum(counts.values()) + 2
 
 
 def test_a_job_on_a_head_of_its_own_makes_the_data_set(token: dict[str, str], tmp_path: Path, diffusion: Path):
