@@ -21,6 +21,8 @@ from styleavatar3d.verbs import VERBS, Result
 
 STAGES = {
     "synthesize": ("styleavatar3d.synthesis.synthesize", "run", "SynthesisConfig", "synthesis/miniature"),
+    "plan": ("styleavatar3d.synthesis.plan", "plan", "PlanConfig", "synthesis/miniature"),
+    "train lora": ("styleavatar3d.synthesis.lora", "train", "LoraConfig", "lora/miniature"),
     "train miniature": ("styleavatar3d.miniature.train", "train", "MiniatureConfig", "miniature/miniature"),
     "train gan": ("styleavatar3d.gan.train", "train", "GanConfig", "gan/miniature"),
     "train codes": ("styleavatar3d.stylespace.codes", "make", "StyleSpaceConfig", "stylespace/miniature"),
@@ -28,6 +30,8 @@ STAGES = {
 }
 ABOUT = {
     "synthesize": "diffusion images of many figures, styles and views, into shards",
+    "plan": "what a synthesis will take: bytes, hours, dollars, requests, licences; nothing is made",
+    "train lora": "a character or a style from about ten pictures, as a LoRA for synthesis",
     "train miniature": "the little world's own diffusion model, encoder, estimators and judge",
     "train gan": "the 3D generator, on shards",
     "train codes": "pairs (style code, picture embedding) drawn from a generator",

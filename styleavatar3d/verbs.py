@@ -6,7 +6,7 @@ Each calls one function of the library, imported when the verb runs.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Literal
 
 from styleavatar3d.errors import StyleAvatarError
 
@@ -62,19 +62,52 @@ def generate(
     )  # fmt: skip
 
 
-def guidance(out: str = "runs/guidance", count: int = 6, seed: int = 0, size: int = 128, sheets: str = "") -> Result:
-    """A sheet of figures with the depth and key-point pictures that guide the diffusion model.
+def guidance(
+    out: str = "runs/guidance",
+    count: int = 6,
+    seed: int = 0,
+    size: int = 128,
+    kinds: tuple[str, ...] = (),
+    figure: str = "",
+    landmarks: str = "",
+    sheets: str = "",
+) -> Result:
+    """A sheet of figures with every picture that can guide a diffusion model.
 
     Args:
         out: folder for sheet.png
         count: number of figures
         seed: seed of the figures
         size: side of one picture in pixels
+        kinds: which of depth, keypoints, normals, openpose, canny, softedge, parts, seg; all if none is named
+        figure: pose this 3D file (GLB, glTF, VRM, OBJ, PLY) instead; see docs/figures.md
+        landmarks: JSON with the figure's key points, where they cannot be found
         sheets: write instead, into this folder, contact sheets of every style, kind, cut and expression
     """
+    from styleavatar3d.figures.guidance import KINDS
     from styleavatar3d.miniature.sheet import write_guidance, write_sheets
 
-    return write_sheets(sheets) if sheets else write_guidance(out, count, seed, size)
+    if figure:
+        from styleavatar3d.figures.file_sheet import write_file_guidance
+
+        return write_file_guidance(figure, landmarks, out, size)
+    return write_sheets(sheets) if sheets else write_guidance(out, count, seed, size, kinds or KINDS)
+
+
+def prompts(file: str = "", seed: int = 0, count: int = 100_000, show: int = 0) -> Result:
+    """Whether full-size prompts are drawn as their weights say: chi-square over every attribute, value and pair.
+
+    Args:
+        file: YAML with the words (default: data/prompts.yaml)
+        seed: seed of the draws
+        count: number of draws
+        show: show this many prompts, seen from all around, instead
+    """
+    from styleavatar3d.synthesis.coverage import coverage, samples
+    from styleavatar3d.synthesis.vocabulary import PromptsConfig
+
+    config = PromptsConfig(file=file)
+    return {"prompts": samples(config, seed, show)} if show else coverage(config, seed, count)
 
 
 def dataset_import(
@@ -128,6 +161,31 @@ def dataset_validate(url: str) -> Result:
     from styleavatar3d.shards.tools import validate
 
     return validate(url)
+
+
+def dataset_convert(
+    source: str,
+    out: str,
+    licence: str = "",
+    coding: Literal["keep", "auto", "png", "jpeg"] = "keep",
+    shard_size: int = 250,
+    fit: bool = False,
+    unusual: bool = False,
+) -> Result:
+    """EG3D zips and folders and nerfstudio's transforms.json into shards, shards into EG3D's layout or a table.
+
+    Args:
+        source: shards, an EG3D folder or zip, or a folder with transforms.json; see docs/data-formats.md
+        out: a name ending in .zip or .parquet, a folder, or an s3:// prefix
+        licence: of the pictures, where they do not come from shards
+        coding: keep leaves PNG and JPEG as they are; auto, png and jpeg code anew
+        shard_size: pictures of a shard
+        fit: move and scale cameras so that heads fill the picture as ours do
+        unusual: let pass cameras that are merely unlikely
+    """
+    from styleavatar3d.shards.convert import convert
+
+    return convert(source, out, licence, coding, shard_size, fit, unusual)
 
 
 def export(avatar: str, out: str, mesh: int = 128, model: str = "") -> Result:
@@ -210,16 +268,17 @@ def results(data: str = "data/miniature", page: str = "docs/results.md", logs: t
     return write(data, page)
 
 
-def bench(table: str, repeats: int = 5) -> Result:
-    """A speed table, as ratios measured in one run.
+def bench(table: str, repeats: int = 5, count: int = 0) -> Result:
+    """A table of speeds as ratios measured in one run, or of what a choice is worth.
 
     Args:
-        table: figures, ops
-        repeats: interleaved repeats of each measurement
+        table: ablation, figures, gates, loader, lora, models, ops, synthesis
+        repeats: interleaved repeats of each measurement of speed
+        count: pictures a row of ablation and gates; 0 for as many as the documents quote
     """
     from styleavatar3d.bench import tables
 
-    return tables.run(table, repeats)
+    return tables.run(table, repeats, count)
 
 
 def doctor() -> Result:
@@ -249,6 +308,8 @@ VERBS: dict[str, Callable[..., Result]] = {
     "dataset inspect": dataset_inspect,
     "dataset preview": dataset_preview,
     "dataset validate": dataset_validate,
+    "dataset convert": dataset_convert,
+    "prompts": prompts,
     "generate": generate,
     "export": export,
     "view": view,

@@ -18,13 +18,12 @@ from pydantic import Field
 
 from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.config import RunConfig, Strict, save_config
-from styleavatar3d.errors import Stopped
 from styleavatar3d.figures.guidance import guide
-from styleavatar3d.runtime.checkpoint import StopSignal
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
-from styleavatar3d.shards.manifest import Plan, begin, commit, committed, manifest_hash, read_manifest, write_index
+from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash, write_index
+from styleavatar3d.shards.production import missing, produce
 from styleavatar3d.shards.schema import Guidance, Model, Record
 from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, draw_until_passed, picture_seed
@@ -86,26 +85,14 @@ class SynthesisConfig(Strict):
 
 
 def run(config: SynthesisConfig) -> dict[str, Any]:
-    """Make the data set of `config` at `config.run.out`, or finish it. Raises Stopped on SIGTERM and Ctrl-C, and when
-    units had to be set aside."""
+    """Make the data set of `config` at `config.run.out`, or finish it. Raises Stopped as `produce` does."""
     model, storage = describe(config.model), Storage.open(config.run.out)
     plan = begin(storage, plan_of(config, model))
     storage.create("config.yaml", save_config(config).encode())
-    done = committed(storage)
-    todo = [shard for shard in range(plan.shards) if shard not in done]
-    progress = _Progress(plan, len(todo))
-    with StopSignal() as stop, Fleet.open(config.fleet, partial(prepare, config, model, storage)) as fleet:
-        for _ in fleet.run(todo, lambda: stop.requested):
-            progress.add_shard()
-    missing = plan.shards - len(committed(storage))
-    if missing:
-        aside = "; ".join(f"shard {shard} was set aside: {error}" for shard, error in fleet.quarantined.items())
-        raise Stopped(
-            f"synthesis stopped with {plan.shards - missing} of {plan.shards} shards committed",
-            got=aside or None,
-            remedy="run the same command to go on",
-        )
-    entries = write_index(storage) if todo else read_manifest(storage)
+    progress = _Progress(plan, len(missing(storage, plan)))
+    entries = produce(storage, plan, config.fleet, partial(prepare, config, model, storage), progress.add_shard)
+    if progress.made:
+        write_index(storage)
     return {
         "out": storage.url,
         "pictures": sum(entry.count for entry in entries),
@@ -254,7 +241,7 @@ class _Progress:
     def seconds(self) -> float:
         return time.monotonic() - self.began
 
-    def add_shard(self) -> None:
+    def add_shard(self, shard: int, fleet: Fleet) -> None:
         self.made += 1
         rate = self.made * self.plan.shard_size / self.seconds()
         done = self.plan.shards - self.todo + self.made

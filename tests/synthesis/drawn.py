@@ -15,6 +15,7 @@ from styleavatar3d.shards.schema import Figure, Record
 from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.gates import picture_seed
 from styleavatar3d.synthesis.prompts import compose
+from styleavatar3d.synthesis.studio import grouped
 
 LOOK = Look(hair="bob", hair_color="red", shirt_color="green")
 
@@ -57,3 +58,8 @@ def scene(index: int, text: str = "cartoon style avatar of a woman") -> Any:
 def noise(seed: int, size: int = 32) -> UInt8[Tensor, "3 size size"]:
     """As sharp and as new as a picture can be."""
     return torch.randint(0, 256, (3, size, size), dtype=torch.uint8, generator=torch.Generator().manual_seed(seed))
+
+
+def at_most(most: int):
+    """Batches of up to `most` scenes, for `draw_until_passed`."""
+    return lambda scenes: grouped(scenes, lambda one: None, most)

@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from synthesis.drawn import noise, rendered_sample, sample_of, scene
+from synthesis.drawn import at_most, noise, rendered_sample, sample_of, scene
 from torch.nn import functional as F
 
 from styleavatar3d.assets import assets
@@ -55,7 +55,7 @@ def withhold(one) -> Sample:
 
 
 def run(make: Maker, gates: Gatekeeper, count: int = 7, batch: int = 3) -> list[Sample]:
-    return draw_until_passed([scene(index) for index in range(count)], make, withhold, gates, batch)
+    return draw_until_passed([scene(index) for index in range(count)], make, withhold, gates, at_most(batch), list)
 
 
 def test_no_gate_is_set_by_default_and_nothing_is_scored():
@@ -101,7 +101,7 @@ def test_a_picture_that_is_there_already_is_not_new():
     def make(scenes, attempt: int) -> list[Sample]:
         return [sample_of(noise(5 if attempt == 0 else one.index), MASK, one.index, attempt=attempt) for one in scenes]
 
-    samples = draw_until_passed([scene(i) for i in range(3)], make, withhold, keeper(novelty=0.05), 2)
+    samples = draw_until_passed([scene(i) for i in range(3)], make, withhold, keeper(novelty=0.05), at_most(2), list)
     assert [sample.record.attempt for sample in samples] == [0, 1, 1]
     assert samples[1].record.refusals == [["novelty"]] and samples[0].record.gates["novelty"] == 1.0
     brighter = (noise(5).float() * 0.8 + 30).round().to(torch.uint8)
@@ -113,7 +113,7 @@ def test_a_picture_that_is_there_already_is_not_new():
 def test_a_refused_prompt_is_never_drawn_and_leaves_a_grey_rejected_record():
     make = Maker(lambda index, attempt: False)
     scenes = [scene(0), scene(1, "a bust with GORE"), scene(2)]
-    samples = draw_until_passed(scenes, make, withhold, keeper(), 2)
+    samples = draw_until_passed(scenes, make, withhold, keeper(), at_most(2), list)
     assert make.asked == [(0, [0, 2])]
     refused = samples[1].record
     assert refused.verdict == "rejected" and refused.refusals == [["safety"]]

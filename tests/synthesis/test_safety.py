@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from synthesis.drawn import noise, sample_of, scene
+from synthesis.drawn import at_most, noise, sample_of, scene
 
 from styleavatar3d.config import validate
 from styleavatar3d.errors import ConfigError
@@ -92,7 +92,7 @@ def test_a_refused_picture_is_drawn_again_and_never_stored(classifier: Path):
     def make(scenes, attempt):
         return [sample_of(noise(one.index), MASK, one.index, attempt=attempt) for one in scenes]
 
-    samples = draw_until_passed([scene(0), scene(1)], make, lambda one: make([one], 0)[0], keeper, 2)
+    samples = draw_until_passed([scene(0), scene(1)], make, lambda one: make([one], 0)[0], keeper, at_most(2), list)
     for sample in samples:
         assert (sample.image == 127).all() and sample.record.refusals == [["safety"], ["safety"]]
         assert sample.record.safety["picture"].startswith("refused, nsfw: ")

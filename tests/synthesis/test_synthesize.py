@@ -95,7 +95,7 @@ def test_terminated_then_killed_then_finished_is_as_if_never_stopped(config: Syn
 
 def test_bad_input_is_said_before_anything_is_written(config: SynthesisConfig, tmp_path: Path):
     nowhere = config.model_copy(update={"model": config.model.model_copy(update={"folder": "nowhere"})})
-    with pytest.raises(StyleAvatarError, match="there is no diffusion model"):
+    with pytest.raises(StyleAvatarError, match="there are no such weights"):
         run(nowhere)
     assert not Path(config.run.out).exists()
     (tmp_path / "file").write_text("")
