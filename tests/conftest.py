@@ -30,7 +30,7 @@ def s3_endpoint(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield _wait_until_it_answers(f"http://127.0.0.1:{port}", server)
     finally:
         server.terminate()
-        server.wait(10)
+        server.wait(60)
         log.close()
 
 
@@ -63,7 +63,7 @@ def diffusion(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def _wait_until_it_answers(url: str, server: subprocess.Popen[bytes]) -> str:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 280
     while time.monotonic() < deadline and server.poll() is None:
         try:
             urllib.request.urlopen(url, timeout=5)
