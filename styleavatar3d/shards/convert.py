@@ -23,8 +23,9 @@ from styleavatar3d.shards import eg3d, parquet
 from styleavatar3d.shards.archives import ENDINGS, Archive, open_archive
 from styleavatar3d.shards.eg3d import LABELS, Labelled
 from styleavatar3d.shards.folder import Progress, raise_if, write_shards
+from styleavatar3d.shards.lenses import FRAMING
 from styleavatar3d.shards.manifest import Entry, Plan, begin, manifest_hash
-from styleavatar3d.shards.mistakes import FRAMING, camera_mistakes, describe, meeting_point, refuse_mistakes
+from styleavatar3d.shards.mistakes import camera_mistakes, describe, meeting_point, refuse_mistakes
 from styleavatar3d.shards.nerfstudio import TRANSFORMS, read_transforms
 from styleavatar3d.shards.schema import Coding, Figure, Record
 from styleavatar3d.shards.table import UNSTATED, check_licence
