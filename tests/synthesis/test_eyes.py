@@ -34,7 +34,7 @@ def test_clip_tells_views_by_their_words():
     right = eye.look(images, [sample.record for sample in samples])
     wrong = eye.look(images, [sample.record for sample in samples[2:] + samples[:2]])
     assert right["view"].mean() < 45 < 120 < wrong["view"].mean()
-    assert right["face"][0] > 0.9 > 0.2 > right["face"][2]
+    assert right["face"][0] > 0.6 > 0.3 > right["face"][2]
     assert (right["text"] > wrong["text"]).all()
 
 
