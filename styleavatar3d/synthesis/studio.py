@@ -7,6 +7,7 @@ from styleavatar3d.shards.schema import Model
 from styleavatar3d.synthesis.adapters import LoraConfig
 from styleavatar3d.synthesis.loading import PipelineConfig, describe_models
 from styleavatar3d.synthesis.pipeline import Synthesizer
+from styleavatar3d.synthesis.sources import Source
 from styleavatar3d.synthesis.vocabulary import StyleModel
 
 Thing = TypeVar("Thing")
@@ -36,7 +37,7 @@ class Studio:
 
 def with_style(config: PipelineConfig, style: StyleModel) -> PipelineConfig:
     """The run's pipeline, changed as a style's model wants."""
-    source = f"{style.id}@{style.revision}"
+    source = style.id if Source(style.id).local() else f"{style.id}@{style.revision}"
     match style.kind:
         case "checkpoint":
             return config.model_copy(update={"folder": style.id, "revision": style.revision})
