@@ -17,6 +17,7 @@ from styleavatar3d.shards.archive import scan
 from styleavatar3d.shards.loader import ShardDataset, decode, order
 from styleavatar3d.shards.manifest import INDEX, Entry, Plan, manifest_hash, read_index, read_manifest, read_plan
 from styleavatar3d.shards.mistakes import camera_mistakes, describe
+from styleavatar3d.shards.rejections import count_rejections
 from styleavatar3d.shards.schema import Record, is_camera, parse_json
 
 _ANGLE_TOLERANCE = 0.01
@@ -24,14 +25,19 @@ _SHOWN_PROBLEMS = 100
 
 
 def inspect(url: str) -> dict[str, Any]:
-    """Counts, sizes, hashes, licences, and how many pictures there are of each kind, style and view."""
-    dataset, told = ShardDataset(url, parts=("json",)), ("kind", "style", "view")
-    entries, counts = dataset.entries, {name: Counter() for name in told}
-    for number, entry in enumerate(entries):
-        places = [(number, index) for index in _indices(entry) if index not in set(entry.rejected)]
-        for sample in dataset.samples(places):
-            for name in told:
-                counts[name][sample["json"][name]] += 1
+    """Counts, sizes, hashes, licences, what the gates refused, and how many accepted pictures there are of each kind,
+    style and view."""
+    dataset, counts = ShardDataset(url, parts=("json",)), {name: Counter() for name in ("kind", "style", "view")}
+    entries = dataset.entries
+
+    def records() -> Iterator[dict[str, Any]]:
+        for number, entry in enumerate(entries):
+            for sample in dataset.samples([(number, index) for index in _indices(entry)]):
+                for name, counter in counts.items():
+                    counter[sample["json"][name]] += sample["json"]["verdict"] == "accepted"
+                yield sample["json"]
+
+    refused = count_rejections(records())
     return {
         "url": dataset.storage.url,
         "complete": len(entries) == dataset.plan.shards,
@@ -45,7 +51,8 @@ def inspect(url: str) -> dict[str, Any]:
         "config_hash": dataset.plan.config_hash,
         "hash": manifest_hash(entries),
         "licences": dataset.plan.licences,
-        **{name: dict(counts[name].most_common()) for name in told},
+        "gates": {name: refused[name] for name in ("drawn_again", "draws", "by_gate", "by_yaw", "by_style")},
+        **{name: dict((+counter).most_common()) for name, counter in counts.items()},
     }
 
 

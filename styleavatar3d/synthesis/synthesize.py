@@ -25,6 +25,7 @@ from styleavatar3d.runtime.tracking import clock
 from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash, write_index
 from styleavatar3d.shards.production import missing, produce
 from styleavatar3d.shards.schema import Guidance, Model, Record
+from styleavatar3d.shards.tools import inspect
 from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, draw_until_passed, picture_seed
 from styleavatar3d.synthesis.masks import refine_masks
@@ -100,6 +101,7 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
         "shards_made_now": progress.made,
         "seconds": round(progress.seconds(), 1),
         "hash": manifest_hash(entries),
+        **({"gates": inspect(storage.url)["gates"]} if config.gates.asked else {}),
     }
 
 
