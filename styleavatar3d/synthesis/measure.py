@@ -71,8 +71,13 @@ def recall(config: SynthesisConfig) -> Measured | None:
 
 def fingerprint(config: SynthesisConfig) -> str:
     """12 hex digits over all that decides how long a picture takes and how large it is."""
-    data = config.data.model_dump(mode="json", include={"resolution", "keep_guidance"})
-    tree = [device_here(config), config.model.model_dump(mode="json"), config.sample.model_dump(mode="json"), data]
+    where = {"run", "fleet", "data"}
+    data = config.data.model_dump(mode="json", exclude={"count", "shard_size"})
+    tree = [
+        device_here(config),
+        config.model_dump(mode="json", exclude=where, include=set(SynthesisConfig.model_fields)),
+        data,
+    ]
     return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 
 

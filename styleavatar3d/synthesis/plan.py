@@ -16,7 +16,6 @@ from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.licences import explain, known_licence, stated_licences
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.shards.schema import Coding
 from styleavatar3d.synthesis.measure import Measured, measure, recall
 from styleavatar3d.synthesis.profiles import (
     Device,
@@ -29,8 +28,10 @@ from styleavatar3d.synthesis.profiles import (
     shard_bytes,
 )
 from styleavatar3d.synthesis.scale import Job, load, record_bytes, requests, wall_seconds, workers_for
+from styleavatar3d.synthesis.scenes import HEADS_LICENCE, figure_source
 from styleavatar3d.synthesis.sources import CONTROLNETS, Source
-from styleavatar3d.synthesis.synthesize import HEADS_LICENCE, SynthesisConfig
+from styleavatar3d.synthesis.synthesize import SynthesisConfig
+from styleavatar3d.synthesis.vocabulary import StyleModel, load_vocabulary
 
 SCALE = (1, 8, 64, 256, 1000)
 """numbers of workers that every plan is tried with"""
@@ -49,7 +50,7 @@ class PlanOptions(Strict):
     dollars_per_hour: float | None = Field(default=None, ge=0)
     """of one device; by default the table's assumption"""
     redraws: float = Field(default=0.0, ge=0)
-    """pictures drawn again because a gate rejected them, per picture"""
+    """pictures that a gate rejects and that are drawn again, per picture; a measured profile has its own in it"""
     measure: bool = False
     """make a small shard here and keep its profile"""
 
@@ -66,7 +67,7 @@ def plan(config: PlanConfig) -> dict[str, Any]:
     measured = measure(config) if options.measure else recall(config) if options.device == "auto" else None
     name, device = _device(config, measured)
     seconds, source = _seconds(config, device, measured)
-    job = _job(config, device, seconds * (1 + options.redraws), measured)
+    job = _job(config, device, seconds if measured else seconds * (1 + options.redraws), measured)
     workers = options.workers or config.fleet.workers
     limits, prices = profiles().limits, profiles().prices
     dollars = device.dollars if options.dollars_per_hour is None else options.dollars_per_hour
@@ -106,18 +107,33 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 def licences(config: SynthesisConfig) -> list[dict[str, Any]]:
     """Every network and figure that takes part, its licence, and what it means for models trained on the pictures."""
-    source = Source(config.model.folder)
-    inside = [] if config.model.controlnets or not (here := source.local()) else sorted((here / CONTROLNETS).glob("*"))
-    used = {one.kind for one in config.sample.guidance}
-    controlnets = [Source(name) for kind, name in config.model.controlnets.items() if kind in used]
-    controlnets += [Source(str(path)) for path in inside if path.name in used]
-    small = [Source(lora.source) for lora in config.model.loras.values()]
-    small += [Source(name) for name in config.model.embeddings.values()]
-    found = [(one.name, text) for one in (source, *controlnets, *small) for text in _stated(one, source)]
-    return [
-        {"of": name, **explain(licence)._asdict()}
-        for name, licence in [*found, ("the parametric heads", HEADS_LICENCE)]
+    figures = {source.source: source.licence for source in map(figure_source, config.data.figures)}
+    figures = figures or {"the parametric heads": HEADS_LICENCE}
+    found = [
+        (source.name, text) for source in _sources(config) for text in _stated(source, Source(config.model.folder))
     ]
+    found += [(model.id, model.licence) for model in _style_models(config)]
+    return [{"of": name, **explain(licence)._asdict()} for name, licence in [*found, *figures.items()]]
+
+
+def _sources(config: SynthesisConfig) -> list[Source]:
+    """Of the pipeline, the ControlNets that are used, LoRAs, embeddings, and what judges the pictures."""
+    base, used = Source(config.model.folder), {one.kind for one in config.sample.guidance}
+    controlnets = [Source(name) for kind, name in config.model.controlnets.items() if kind in used]
+    if not config.model.controlnets and (here := base.local()):
+        controlnets = [Source(str(path)) for path in sorted((here / CONTROLNETS).glob("*")) if path.name in used]
+    small = [lora.source for lora in config.model.loras.values()] + list(config.model.embeddings.values())
+    judges = filter(None, (config.gates.weights, config.safety.classifier))
+    return [base, *controlnets, *map(Source, (*small, *judges))]
+
+
+def _style_models(config: SynthesisConfig) -> list[StyleModel]:
+    """The networks made for the styles that are drawn, where the config asks for such."""
+    if config.prompts is None or config.prompts.style_models is None:
+        return []
+    styles = load_vocabulary(config.prompts).styles.values()
+    family = config.prompts.style_models
+    return [style.models[family] for style in styles if style.weight and family in style.models]
 
 
 def _stated(source: Source, base: Source) -> list[str]:
@@ -151,12 +167,18 @@ def _seconds(config: PlanConfig, device: Device, measured: Measured | None) -> t
         _family(config), scale, sample.steps, [one.end - one.start for one in sample.guidance],
         sample.scale > 1, sample.batch,
     )  # fmt: skip
+    networks = seconds_per_picture(drawing, device)
+    if sample.again:
+        first = seconds_per_picture(drawing._replace(side=sample.again.size or scale), device)
+        networks = first + seconds_per_picture(
+            drawing._replace(steps=math.ceil(sample.steps * sample.again.strength)), device
+        )
     own = host_seconds(scale, encoding=device.unit == "core")
     reckoned = "TFLOP of these networks over the rate of the device, and the guidance drawn by one core"
     known = {"source": device.source, "note": device.note, "reckoned": reckoned} | (
         {"where": device.where} if device.where else {}
     )
-    return seconds_per_picture(drawing, device) + own, known
+    return networks + own, known
 
 
 def _family(config: SynthesisConfig) -> str:
@@ -166,7 +188,7 @@ def _family(config: SynthesisConfig) -> str:
 def _job(config: PlanConfig, device: Device, seconds: float, measured: Measured | None) -> Job:
     data = config.data
     kinds = [one.kind for one in config.sample.guidance] if data.keep_guidance else []
-    image = "image.jpg" if _coding(config).image == "jpeg" else "image.png"
+    image = "image.jpg" if data.files.image == "jpeg" else "image.png"
     each = measured.bytes if measured else picture_bytes(data.resolution, image, kinds, _family(config) == MINIATURE)
     size = min(data.shard_size, data.count)
     return Job(
@@ -178,11 +200,6 @@ def _job(config: PlanConfig, device: Device, seconds: float, measured: Measured 
         startup=measured.startup if measured else device.startup,
         devices=config.fleet.gpus or 1.0,
     )
-
-
-def _coding(config: SynthesisConfig) -> Coding:
-    """How the unit of work stores pictures."""
-    return Coding()
 
 
 def _warnings(config: PlanConfig, device: Device) -> list[str]:

@@ -212,3 +212,12 @@ def test_a_measured_profile_is_kept_and_goes_before_the_table(diffusion):
     assert again["seconds_per_picture"] == first["seconds_per_picture"] and again["bytes"] == first["bytes"]
     with pytest.raises(StyleAvatarError, match="how much work"):
         planned("synthesis/tiny", *words, "--sample.steps", "2")
+
+
+def test_a_second_pass_and_the_models_of_styles_are_reckoned_with():
+    once = planned("synthesis/sd15", "--plan.device", "a100")
+    again = "{strength: 0.5, size: 512}"
+    twice = planned("synthesis/sd15", "--plan.device", "a100", "--sample.again", again)
+    assert 1.3 * once["seconds_per_picture"] < twice["seconds_per_picture"] < 1.7 * once["seconds_per_picture"]
+    styled = planned("synthesis/sd15", "--plan.device", "a100", "--prompts", "{style_models: sd15}")
+    assert "nitrosocke/redshift-diffusion" in {one["of"] for one in styled["licences"]}
