@@ -137,8 +137,13 @@ def _misses(matrices: numpy.ndarray) -> numpy.ndarray:
 
 
 def _upright(matrices: numpy.ndarray) -> numpy.ndarray:
-    """Whether the camera's down axis points down."""
-    return matrices[:, 1, 1] < -0.3
+    """Whether the camera's down axis points down, more or less, wherever it looks."""
+    return _fall(matrices) > 0.3
+
+
+def _fall(matrices: numpy.ndarray) -> numpy.ndarray:
+    """Cosine of the roll: 1 upright, 0 on its side, -1 upside down."""
+    return -matrices[:, 1, 1] / numpy.maximum(numpy.hypot(matrices[:, 1, 0], matrices[:, 1, 1]), 1e-9)
 
 
 Undo = Callable[[numpy.ndarray], numpy.ndarray]
@@ -202,7 +207,7 @@ def _world(table: numpy.ndarray, size: int | None) -> list[Mistake]:
     if (still := numpy.linalg.norm(matrices[:, :3, 3], axis=1) < 1e-6).all():
         return [Mistake("no translation", "all cameras stand in the origin", "give their positions", rows)]
     sound = [*_sides(matrices, still), *_aimed(matrices), *_facing(matrices)]
-    hanging, upright = (matrices[:, 1, 1] > 0.3).mean(), _upright(matrices).mean()
+    hanging, upright = (_fall(matrices) < -0.3).mean(), _upright(matrices).mean()
     if upright > 0.85 and (len(rows) >= 3 and meeting_point(matrices) is not None):
         return sound
     costs = {name: _cost(undo(matrices)) + handicap for name, (undo, handicap) in _HYPOTHESES.items()}

@@ -3,7 +3,7 @@
 import numpy
 import pytest
 import torch
-from shards.mistaken import MISTAKES, MORE
+from shards.mistaken import MISTAKES, MORE, orbit
 
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
@@ -43,9 +43,14 @@ RIGS = {
 }
 
 
-@pytest.mark.parametrize("name", RIGS)
+POLES = numpy.concatenate([rig(9, 2, 180, 0), orbit(numpy.array([179, -180]), numpy.array([89, -89]), rig(0, 2, 9, 9))])
+
+
+@pytest.mark.parametrize("name", [*RIGS, "from above and below"])
 def test_true_cameras_are_not_blamed(name: str):
-    assert camera_mistakes(RIGS[name].tolist()) == []
+    labels = RIGS.get(name, POLES)
+    assert camera_mistakes(labels.tolist()) == []
+    assert [camera_mistakes([label]) for label in labels[:6].tolist() if camera_mistakes([label])] == []
 
 
 UNDECIDED = {
