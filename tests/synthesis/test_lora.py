@@ -9,7 +9,7 @@ import numpy
 import pytest
 import torch
 from PIL import Image
-from stock import make_folder
+from synthesis.stock import make_folder
 
 from styleavatar3d.config import load_config, validate
 from styleavatar3d.errors import ConfigError, Stopped, StyleAvatarError
