@@ -88,8 +88,8 @@ class S3Storage(Storage):
                 keys = self.filesystem.find(self._key(prefix))
             except FileNotFoundError:
                 return []
-        start = len(self._key("")) + 1
-        names = (key[start:] for key in keys if not key.endswith("/"))
+        # A folder that is made while s3fs looks, first for what is in it and then for what it is, is found as a blob.
+        names = (self._name(key) for key in keys if key.startswith(f"{self._key(prefix)}/") and not key.endswith("/"))
         return sorted(name for name in names if not name.startswith(TEMPORARY + "/"))
 
     @patient
@@ -103,6 +103,9 @@ class S3Storage(Storage):
 
     def _key(self, name: str) -> str:
         return "/".join(part for part in (self.bucket, self.prefix, checked_name(name)) if part)
+
+    def _name(self, key: str) -> str:
+        return key[len(self._key("")) + 1 :]
 
     def _put(self, name: str, data: bytes, **conditions: str) -> None:
         key = self._key(name)[len(self.bucket) + 1 :]

@@ -213,11 +213,12 @@ def compare(name: str, found: bytes, wanted: bytes) -> None:
 
 
 def _open_new(path: Path) -> BinaryIO:
-    """Another writer may remove the folder, empty as it is, between the two steps."""
+    """Another writer may remove the folder, empty as it is, between any two steps."""
     for _ in range(100):
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):
+        with suppress(FileNotFoundError, FileExistsError):
+            path.parent.mkdir(parents=True, exist_ok=True)
             return path.open("xb")
+    path.parent.mkdir(parents=True, exist_ok=True)
     return path.open("xb")
 
 
