@@ -66,7 +66,7 @@ def run(
 
 def mistakes(samples: list[Sample], seed: int) -> dict[str, list[Sample]]:
     """The samples after one mistake each; the last holds every picture twice."""
-    images = torch.stack([sample.image for sample in samples])
+    images = torch.stack([sample.image for sample in samples if isinstance(sample.image, torch.Tensor)])
     size = images.shape[-1]
     order = torch.randperm(len(samples), generator=generator(seed, "gates")).tolist()
     swapped = [samples[place].record for place in order]

@@ -68,7 +68,7 @@ def record_bytes(job: Job) -> int:
     entry = Entry(
         shard=job.shards, name=f"shards/{job.shards:06d}-{_DIGEST[:16]}.tar", first=job.pictures, count=count,
         rejected=[], bytes=job.shard_bytes, sha256=_DIGEST, records=_DIGEST,
-        parts=["guidance-keypoints.png"] * job.parts, sizes=[[size] * job.parts] * count,
+        parts=("guidance-keypoints.png",) * job.parts, sizes=((size,) * job.parts,) * count,
     )  # fmt: skip
     return len(canonical_json(entry.model_dump()))
 
