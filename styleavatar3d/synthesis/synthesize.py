@@ -22,7 +22,8 @@ from styleavatar3d.figures.guidance import guide
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
-from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash, write_index
+from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash
+from styleavatar3d.shards.parquet import finish as finish_manifest
 from styleavatar3d.shards.production import missing, produce
 from styleavatar3d.shards.schema import Guidance, Model, Record
 from styleavatar3d.shards.tools import inspect
@@ -93,7 +94,7 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
     progress = _Progress(plan, len(missing(storage, plan)))
     entries = produce(storage, plan, config.fleet, partial(prepare, config, model, storage), progress.add_shard)
     if progress.made:
-        write_index(storage)
+        finish_manifest(storage)
     return {
         "out": storage.url,
         "pictures": sum(entry.count for entry in entries),
