@@ -19,7 +19,7 @@ from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.shards.manifest import Plan
 from styleavatar3d.shards.production import produce
 from styleavatar3d.synthesis.pipeline import describe
-from styleavatar3d.synthesis.synthesize import SynthesisConfig, prepare
+from styleavatar3d.synthesis.synthesize import SynthesisConfig, plan_of, prepare
 
 PICTURES_A_SHARD = 2
 
@@ -33,11 +33,7 @@ def config_of(shards: int) -> SynthesisConfig:
 
 def plan_of_model(shards: int) -> Plan:
     config = config_of(shards)
-    identity = config.identity(describe(config.model))
-    count, resolution = config.data.count, config.data.resolution
-    return Plan(
-        count=count, shard_size=PICTURES_A_SHARD, resolution=resolution, config_hash=identity, licences=["CC0-1.0"]
-    )
+    return plan_of(config, describe(config.model))
 
 
 def set_up(config: SynthesisConfig, storage: Storage) -> Work:
