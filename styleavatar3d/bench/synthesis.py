@@ -5,6 +5,7 @@ channels and pictures of 64 px, because what is measured is what Python and PyTo
 on a GPU hides behind the kernels. Times are process CPU time of one thread; the three ways take turns.
 """
 
+import logging
 import statistics
 import time
 from collections.abc import Callable
@@ -20,7 +21,7 @@ from styleavatar3d.synthesis.pipeline import Synthesizer
 from styleavatar3d.synthesis.prompts import vocabulary
 
 BATCHES = (1, 4, 8)
-STEPS, SCALE = 10, 5.0
+STEPS, SCALE = 20, 5.0
 
 
 def run(repeats: int = 9) -> dict[str, Any]:
@@ -51,6 +52,7 @@ def run(repeats: int = 9) -> dict[str, Any]:
 
 
 def _row(batch: int, repeats: int) -> dict[str, Any]:
+    logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.manual_seed(0)
     tokenizer = build_tokenizer(vocabulary(), 77)
     pipeline, controlnet = build_pipeline(tiny("sd15", vocabulary=len(tokenizer)), tokenizer)

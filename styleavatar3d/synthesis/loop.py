@@ -55,13 +55,13 @@ def denoise(
         scale: of classifier-free guidance (arXiv 2207.12598)
         generators: of the noise that some schedulers draw on the way, one a picture
     """
-    copies = len(words.states) // len(latents)
+    copies, numbers = len(words.states) // len(latents), words.states.dtype  # `unet.dtype` walks all its parameters
     steps, run = len(schedule.timesteps), schedule.begin(latents, generators)
-    with _prepared(unet, controls, schedule.timesteps, copies) as clocks:
+    with _prepared(unet, controls, schedule.timesteps, copies, numbers) as clocks:
         for index, timestep in enumerate(schedule.timesteps):
             for clock in clocks:
                 clock.at = index
-            inputs = run.inputs(index).to(unet.dtype)
+            inputs = run.inputs(index).to(numbers)
             inputs = torch.cat([inputs, inputs]) if copies == 2 else inputs
             prediction = unet(
                 inputs, timestep, encoder_hidden_states=words.states, added_cond_kwargs=words.added,
@@ -92,18 +92,20 @@ def _residuals(
 
 
 @contextmanager
-def _prepared(unet: Any, controls: Sequence[Control], timesteps: Tensor, copies: int) -> Iterator[list["_Known"]]:
+def _prepared(
+    unet: Any, controls: Sequence[Control], timesteps: Tensor, copies: int, numbers: torch.dtype
+) -> Iterator[list["_Known"]]:
     """Inside, the networks know their embeddings already. Yields those that the loop must turn to its step."""
     networks = {id(one): one for one in (unet, *(control.network for control in controls))}.values()
     guides = {id(control.network): control for control in controls}.values()
     with ExitStack() as stack:
         clocks = []
         for control in guides:
-            seen = control.network.controlnet_cond_embedding(_in_order(control))
+            seen = control.network.controlnet_cond_embedding(_in_order(control).to(numbers))
             known = _Known(seen.repeat(copies, 1, 1, 1)[None])
             stack.enter_context(_replaced(control.network, "controlnet_cond_embedding", known))
         for network in networks:
-            clocks.append(_Known(network.time_embedding(network.time_proj(timesteps).to(network.dtype))[:, None]))
+            clocks.append(_Known(network.time_embedding(network.time_proj(timesteps).to(numbers))[:, None]))
             stack.enter_context(_replaced(network, "time_proj", nn.Identity()))
             stack.enter_context(_replaced(network, "time_embedding", clocks[-1]))
             for name in ("add_embedding", "add_time_proj"):
@@ -114,8 +116,7 @@ def _prepared(unet: Any, controls: Sequence[Control], timesteps: Tensor, copies:
 
 def _in_order(control: Control) -> Tensor:
     backwards = control.network.config.controlnet_conditioning_channel_order == "bgr"
-    pictures = control.pictures.to(control.network.dtype)
-    return pictures.flip(1) if backwards else pictures
+    return control.pictures.flip(1) if backwards else control.pictures
 
 
 @contextmanager

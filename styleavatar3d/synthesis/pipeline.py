@@ -41,6 +41,8 @@ class Synthesizer:
         networks = [pipeline.unet, pipeline.vae, *self.controlnets.values()]
         self.attention = use_attention(attention, networks, str(pipeline.device))
         self.texts = TextEncoder(pipeline)
+        self._device: torch.device = pipeline.device
+        self._codes: torch.dtype = pipeline.vae.dtype  # both are asked once: they walk signatures and all parameters
         self._schedule = lru_cache(maxsize=8)(self._make_schedule)
 
     @classmethod
@@ -136,10 +138,10 @@ class Synthesizer:
             )
 
     def _shown(self, pictures: Tensor) -> Tensor:
-        return pictures.to(self.pipeline.device).permute(0, 3, 1, 2).float() / 255
+        return pictures.to(self._device).permute(0, 3, 1, 2).float() / 255
 
     def _make_schedule(self, steps: int, strength: float) -> Schedule:
-        return Schedule(self.pipeline.scheduler, steps, self.pipeline.device, strength)
+        return Schedule(self.pipeline.scheduler, steps, self._device, strength)
 
     def _begin(
         self,
@@ -149,22 +151,22 @@ class Synthesizer:
         start: Tensor | None,
     ) -> Float[Tensor, "batch channel height width"]:
         """The first latents: noise, or pictures with noise. Drawn in float32, so that precision changes no picture."""
-        vae, device = self.pipeline.vae, self.pipeline.device
+        vae = self.pipeline.vae
         held = None
         if start is not None:
-            encoded = vae.encode((self._shown(start) * 2 - 1).to(vae.dtype))
+            encoded = vae.encode((self._shown(start) * 2 - 1).to(self._codes))
             drawn = encoded.latent_dist.sample(list(generators)) if "latent_dist" in encoded else encoded.latents
             held = drawn.float() * vae.config.scaling_factor
         channels, side = self.pipeline.unet.config.in_channels, self.pipeline.vae_scale_factor
         shape = (1, channels, size[0] // side, size[1] // side)
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(device)
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self._device)
         if held is None:
             return noise * schedule.scheduler.init_noise_sigma
         return schedule.add_noise(held, noise)
 
     def _decode(self, latents: Tensor) -> UInt8[Tensor, "batch height width 3"]:
         vae = self.pipeline.vae
-        images = vae.decode((latents / vae.config.scaling_factor).to(vae.dtype), return_dict=False)[0]
+        images = vae.decode((latents / vae.config.scaling_factor).to(self._codes), return_dict=False)[0]
         images = (images.float() / 2 + 0.5).clamp(0, 1) * 255
         return images.round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
 

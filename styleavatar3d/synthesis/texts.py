@@ -28,7 +28,7 @@ class TextEncoder:
     """
 
     def __init__(self, pipeline: Any):
-        self.pipeline = pipeline
+        self.pipeline, self._device = pipeline, pipeline.device
         self.two = getattr(pipeline, "text_encoder_2", None) is not None
         self._embed = lru_cache(maxsize=_KEPT)(self._read)
 
@@ -77,4 +77,4 @@ class TextEncoder:
         tokens = tokenizer(text, padding="max_length", max_length=longest, truncation=True, return_tensors="pt")
         if tokens.attention_mask.all() and len(whole := tokenizer(text).input_ids) > longest:
             log.warning("a prompt of %d tokens is cut to %d: %s", len(whole), longest, text)
-        return tokens.to(self.pipeline.device)
+        return tokens.to(self._device)

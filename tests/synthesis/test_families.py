@@ -24,7 +24,9 @@ def test_the_full_configs_are_of_their_family_and_pinned(name: str):
 
 
 def test_living_bytes_are_counted_exactly():
+    weights = torch.empty(50, 60, device="meta")
     with _Living() as living:
+        weights.t()  # was there before
         first = torch.empty(1000, device="meta")
         second = first + 1
         del first
