@@ -5,7 +5,7 @@ the thresholds of `configs/synthesis/miniature.yaml` were read off it.
 """
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from jaxtyping import UInt8
@@ -66,7 +66,7 @@ def run(
 
 def mistakes(samples: list[Sample], seed: int) -> dict[str, list[Sample]]:
     """The samples after one mistake each; the last holds every picture twice."""
-    images = torch.stack([sample.image for sample in samples if isinstance(sample.image, torch.Tensor)])
+    images = torch.stack([cast(Tensor, sample.image) for sample in samples])
     size = images.shape[-1]
     order = torch.randperm(len(samples), generator=generator(seed, "gates")).tolist()
     swapped = [samples[place].record for place in order]

@@ -6,15 +6,10 @@ finds the figure anywhere, so that gates can see whether it fills its silhouette
 place of `refine_masks`: anything of the same signature, chosen in code together with the licence of its weights.
 """
 
-from collections.abc import Sequence
-from typing import cast
-
 import torch
 from jaxtyping import Bool, Float, UInt8
 from torch import Tensor
 from torch.nn import functional as F
-
-from styleavatar3d.shards.writer import Sample
 
 REACH = 0.04
 """How far the edge may move, over the size of the picture."""
@@ -47,12 +42,6 @@ def refine_masks(
     refined = torch.lerp(shares, seen, sure)
     refined = torch.where(inside + outside > 0, shares, refined)
     return (255 * refined).round().to(torch.uint8)
-
-
-def with_refined_masks(samples: Sequence[Sample]) -> list[Sample]:
-    """The samples with `refine_masks` of their pictures, one at a time: the same whoever shares a batch."""
-    found = [refine_masks(cast(Tensor, one.image)[None], cast(Tensor, one.mask)[None])[0] for one in samples]
-    return [sample._replace(mask=mask) for sample, mask in zip(samples, found, strict=True)]
 
 
 def figure_masks(
