@@ -68,7 +68,8 @@ def denoise(
                 **_residuals(controls, index, steps, inputs, timestep, words), return_dict=False,
             )[0].float()  # fmt: skip
             if copies == 2:
-                prediction = torch.lerp(*prediction.chunk(2), scale)
+                away, towards = prediction.chunk(2)
+                prediction = torch.lerp(away, towards, scale)
             run.advance(index, prediction)
     return run.latents
 
