@@ -102,9 +102,7 @@ class _Living(TorchDispatchMode):
     def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         for leaf in tree_leaves((args, kwargs)):
             if isinstance(leaf, Tensor):
-                self._known.add(
-                    leaf.untyped_storage()
-                )  # weights and inputs were there before, and so are views of them
+                self._known.add(leaf.untyped_storage())  # it was there before: a view of it is nothing new
         out = function(*args, **(kwargs or {}))
         for leaf in tree_leaves(out):
             if isinstance(leaf, Tensor) and (storage := leaf.untyped_storage()) not in self._known:
