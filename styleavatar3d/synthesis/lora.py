@@ -128,7 +128,8 @@ def prepare(pipeline: Any, config: LoraConfig) -> None:
     if config.train.precision == "bf16":
         for part in ("unet", "text_encoder", "text_encoder_2"):
             if (network := getattr(pipeline, part, None)) is not None:
-                network.to(torch.bfloat16)
+                with loading.quiet():
+                    network.to(torch.bfloat16)
     if config.train.gradient_checkpointing:
         pipeline.unet.enable_gradient_checkpointing()
     seed = key(config.run.seed, "lora adapters")

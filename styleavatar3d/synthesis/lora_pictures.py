@@ -33,7 +33,7 @@ class LoraData(Strict):
 
     pictures: str | tuple[str, ...]
     """folders and files; in a folder all files with a picture's suffix"""
-    trigger: str = Field(min_length=1)
+    trigger: str = Field(pattern=r"\w")
     """the words that call the character or style in prompts; rare ones keep their usual meaning out of it"""
     captions: str = ""
     """YAML or JSON {file name: text}, or JSON lines {"file_name", "text"}; by default texts beside the pictures

@@ -80,7 +80,8 @@ def test_a_stock_pipeline_loads_all_that_was_learned(tmp_path, pictures, bases, 
     learned = lora.adapter_weights(trained["p"])
     parts = {"unet", "text_encoder"} | ({"text_encoder_2"} if family == "sdxl" else set())
     assert {name.partition(".")[0] for name in learned} == parts
-    assert all(weight.abs().max() > 0 for name, weight in learned.items() if "lora_B" in name)
+    kinds = {name.split(".lora_B")[0].rpartition(".")[2] for name, weight in learned.items() if weight.abs().max() > 0}
+    assert {"to_q", "to_k", "to_v", "conv1", "conv2", "proj", "q_proj", "k_proj", "v_proj", "out_proj"} <= kinds
     stock.disable_lora()
     assert torch.equal(guess(stock), before)
 
@@ -145,6 +146,16 @@ def test_the_prior_is_drawn_once_and_pulls_on_the_weights(tmp_path, pictures, di
 def test_a_sheet_shows_pictures_without_and_with_it(tmp_path, pictures, diffusion):
     train(config(tmp_path / "run", pictures, diffusion, train={"samples": 2, "images": 2}))
     assert Image.open(tmp_path / "run" / "sheet.png").size == (2 * 64 * 4, 3 * 64 * 4)
+
+
+def test_half_precision_and_checkpointing_learn_in_float32(tmp_path, pictures, bases):
+    from safetensors.torch import load_file
+
+    recipe = {"precision": "bf16", "gradient_checkpointing": True, "images": 2, "samples": 1}
+    made = train(config(tmp_path / "run", pictures, bases["sdxl"], train=recipe))
+    weights = load_file(f"{made['out']}/pytorch_lora_weights.safetensors")
+    assert {weight.dtype for weight in weights.values()} == {torch.float32}
+    assert all(weight.isfinite().all() for weight in weights.values())
 
 
 @pytest.mark.parametrize(
@@ -230,5 +241,5 @@ def test_ten_pictures_teach_a_style_that_the_model_does_not_know(tmp_path):
     from styleavatar3d.bench.lora import run
 
     colours, clip, yaw = run(str(tmp_path))["rows"]
-    assert colours["ratio"] > 2 and clip["ratio"] > 1.2
-    assert yaw["with"] < yaw["without"] + 3
+    assert colours["ratio"] > 1.6 and clip["ratio"] > 1.8
+    assert yaw["with"] < yaw["floor"] + 4, "the judge does not know the style: renders of it are the measure"

@@ -170,6 +170,12 @@ def test_a_template_that_cannot_be_filled_is_refused(tmp_path, template):
         data(tmp_path, template=template)
 
 
+@pytest.mark.parametrize("trigger", ["", "  ", "!,"])
+def test_a_trigger_is_a_word(tmp_path, trigger):
+    with pytest.raises(ConfigError, match="trigger"):
+        data(tmp_path, trigger=trigger)
+
+
 def test_captions_that_no_template_uses_are_refused(tmp_path):
     with pytest.raises(ConfigError, match="no {caption}"):
         data(tmp_path, template="{trigger}", captions="said.yaml")
