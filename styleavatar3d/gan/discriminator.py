@@ -131,7 +131,7 @@ class Discriminator(nn.Module):
 def pictures_for(
     image: Float[Tensor, "batch 3 height width"],
     mask: Float[Tensor, "batch 1 rows columns"],
-    depth: Float[Tensor, "batch maps rows columns"],
+    depth: Float[Tensor, "batch maps tall wide"],
     raw: Float[Tensor, "batch 3 rows columns"] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
     """What the discriminator looks at, at image size: image, mask and depth scaled from [0, 1] to [-1, 1] and, if

@@ -23,7 +23,7 @@ def test_a_rendered_head_has_the_depth_of_its_guidance():
     far = box_intersection(*rays(labels, 64), BOX)[1].view(1, 1, 64, 64)
     distance = torch.where(mask > 0, view.depth.nan_to_num(posinf=0.0), far)
     found = of_rendering(distance, mask, labels, BOX)
-    wanted = stretch(view.depth_rgb[None, None, :, :, 0].float() / 255, mask)
+    wanted = stretch(view.pictures["depth"][None, None, :, :, 0].float() / 255, mask)
     assert (found - wanted).abs().max() < 0.02 and found.amax() == 1 and found[mask == 0].abs().max() == 0
 
 

@@ -111,7 +111,7 @@ def test_a_broken_model_folder_is_one_clear_error(config: SynthesisConfig, tmp_p
         json.dumps({"_class_name": "StableDiffusionControlNetPipeline"})
     )
     broken = config.model_copy(update={"model": config.model.model_copy(update={"folder": str(tmp_path / "broken")})})
-    with pytest.raises(StyleAvatarError, match="the diffusion model cannot be loaded"):
+    with pytest.raises(StyleAvatarError, match="the diffusion model has no ControlNet"):
         run(broken)
     assert committed(Storage.open(config.run.out)) == set()
 
