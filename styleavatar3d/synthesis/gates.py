@@ -24,7 +24,7 @@ from styleavatar3d.shards.writer import Sample
 from styleavatar3d.synthesis.eyes import ClipEye, Eye, MediaPipeEye, MiniatureEye, open_eye
 from styleavatar3d.synthesis.measures import framing, novelty, sharpness, thumbnails
 from styleavatar3d.synthesis.overlap import overlapped
-from styleavatar3d.synthesis.safety import SAFETY, Safety, withheld
+from styleavatar3d.synthesis.safety import SAFETY, Safety, SafetyConfig, describe_classifier, withheld
 from styleavatar3d.synthesis.sources import Source, describe_weights
 
 AT_MOST = ("view", "face")
@@ -183,6 +183,12 @@ class Gatekeeper(NamedTuple):
             said = self.safety.verdicts("", refusals[i])
             about = {"gates": scores, "verdict": verdict, "refusals": [failed] if failed else [], "safety": said}
             yield sample._replace(record=sample.record.model_copy(update=about))
+
+
+def describe_judges(gates: GatesConfig, safety: SafetyConfig) -> list[Model]:
+    """All weights on which verdicts depend."""
+    eyes = [describe_eye(gates, gates.source.locate())] if gates.looks else []
+    return [*eyes, *describe_classifier(safety)]
 
 
 def describe_eye(config: GatesConfig, path: Path) -> Model:

@@ -75,15 +75,13 @@ class Safety:
             return cls(policy)
         from styleavatar3d.encoders.classifier import ImageClassifier
 
-        source = Source(config.classifier, config.revision)
-        path = source.locate()
-        classifier = ImageClassifier.from_pretrained(path, device)
+        classifier = ImageClassifier.from_pretrained(_source(config).locate(), device)
         if unknown := [label for label in config.refuse if label not in classifier.labels]:
             raise ConfigError(
                 "the image classifier has no such label", got=", ".join(unknown), expected=", ".join(classifier.labels)
             )
         safety = cls(policy, classifier, dict(config.refuse))
-        safety.models = [describe_weights(source, path)]
+        safety.models = describe_classifier(config)
         return safety
 
     def refuse_prompt(self, text: str) -> str:
@@ -122,6 +120,11 @@ def read_policy(path: str) -> Policy:
     return validate(Policy, read_yaml(found), source=path)
 
 
+def describe_classifier(config: SafetyConfig) -> list[Model]:
+    """The weights that judge pictures, if the config names any."""
+    return [describe_weights(_source(config), _source(config).locate())] if config.classifier else []
+
+
 def policy_digest(config: SafetyConfig) -> str:
     """12 hex digits over the policy's words, which decide what is drawn; empty without one."""
     if not config.policy:
@@ -141,6 +144,10 @@ def withheld(sample: Sample) -> Sample:
     """The sample with a grey picture."""
     image = sample.image
     return sample._replace(image=torch.full_like(image, GREY) if isinstance(image, Tensor) else image)
+
+
+def _source(config: SafetyConfig) -> Source:
+    return Source(config.classifier, config.revision)
 
 
 def _pattern(words: Sequence[str]) -> re.Pattern[str]:

@@ -28,7 +28,7 @@ from styleavatar3d.shards.production import missing, produce
 from styleavatar3d.shards.schema import Guidance, Model, Record
 from styleavatar3d.shards.tools import inspect
 from styleavatar3d.shards.writer import Sample
-from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, draw_until_passed, picture_seed
+from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, describe_judges, draw_until_passed, picture_seed
 from styleavatar3d.synthesis.masks import refine_masks
 from styleavatar3d.synthesis.overlap import encoded
 from styleavatar3d.synthesis.pipeline import PipelineConfig, SecondPass, describe
@@ -75,13 +75,14 @@ class SynthesisConfig(Strict):
         """12 hex digits over all that decides the pictures, weights included; where they go and who works does not."""
         apart: Any = {
             "fleet": True, "run": {"out"}, "model": {"device", "folder", "offline"}, "data": {"figures"},
-            "prompts": {"file"}, "safety": {"policy"},
+            "prompts": {"file"}, "gates": {"weights"}, "safety": {"policy", "classifier"},
         }  # fmt: skip
         tree = self.model_dump(mode="json", exclude=apart) | {
             "weights": model.sha256,
             "figures": [digest(path) for path in self.data.figures],
             "words": load_vocabulary(self.prompts).model_dump(mode="json") if self.prompts else None,
             "policy": policy_digest(self.safety),
+            "judges": [judge.sha256 for judge in describe_judges(self.gates, self.safety)],
         }
         return hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
 

@@ -14,11 +14,12 @@ from styleavatar3d.synthesis.gates import (
     MINIATURE,
     Gatekeeper,
     GatesConfig,
+    describe_judges,
     draw_until_passed,
     pass_gates,
     picture_seed,
 )
-from styleavatar3d.synthesis.safety import Policy, Safety
+from styleavatar3d.synthesis.safety import Policy, Safety, SafetyConfig
 
 MASK = torch.full((1, 32, 32), 255, dtype=torch.uint8)
 POLICY = Safety(Policy(refuse={"gore": ["gore"]}))
@@ -143,6 +144,13 @@ def test_verdicts_follow_the_thresholds():
 def test_a_gate_that_nobody_can_answer_is_an_error_of_the_config(gates: dict, said: str):
     with pytest.raises(ConfigError, match=said):
         validate(GatesConfig, gates)
+
+
+@pytest.mark.skipif(not (assets() / "data/miniature/estimators").is_dir(), reason="needs the shipped weights")
+def test_weights_that_judge_are_named_only_where_somebody_is_asked():
+    (judge,) = describe_judges(MINIATURE, SafetyConfig())
+    assert judge.id == "estimators" and len(judge.sha256) == 64 and judge.licence == "apache-2.0"
+    assert describe_judges(GatesConfig(sharpness=0.2), SafetyConfig()) == []
 
 
 @pytest.mark.skipif(not (assets() / "data/miniature/estimators").is_dir(), reason="needs the shipped weights")
