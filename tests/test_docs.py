@@ -126,7 +126,8 @@ def test_messages_in_troubleshooting_are_those_that_the_code_prints():
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if page.parent != ROOT], ids=lambda page: page.name)
-def test_python_in_the_guides_does_what_it_says(page: Path):
+def test_python_in_the_guides_does_what_it_says(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
     for line, block in blocks(page, "python"):
         exec(compile("\n" * (line - 1) + block, str(page), "exec"), {})
 

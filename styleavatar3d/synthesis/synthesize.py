@@ -14,11 +14,12 @@ from functools import partial
 from typing import Any, NamedTuple
 
 import torch
-from pydantic import Field
+from pydantic import Field, model_validator
+from torch import Tensor
 
 from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.config import RunConfig, Strict, save_config
-from styleavatar3d.figures.guidance import guide
+from styleavatar3d.figures.guidance import KINDS, GuidedView, guide
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import clock
@@ -59,6 +60,12 @@ class SampleConfig(Strict):
     negatives: bool = True
     """name in the negative prompt what a view hides"""
 
+    @model_validator(mode="after")
+    def _kinds_are_known(self) -> "SampleConfig":
+        if unknown := [one.kind for one in self.guidance if one.kind not in KINDS]:
+            raise ValueError(f"guidance: nothing draws {', '.join(unknown)}; there are {', '.join(KINDS)}")
+        return self
+
 
 class SynthesisConfig(Strict):
     run: RunConfig
@@ -90,6 +97,7 @@ class SynthesisConfig(Strict):
 def run(config: SynthesisConfig) -> dict[str, Any]:
     """Make the data set of `config` at `config.run.out`, or finish it. Raises Stopped as `produce` does."""
     model, storage = describe(config.model), Storage.open(config.run.out)
+    draw(config, 0)  # what cannot be drawn is said before anything is written
     plan = begin(storage, plan_of(config, model))
     storage.create("config.yaml", save_config(config).encode())
     progress = _Progress(plan, len(missing(storage, plan)))
@@ -162,18 +170,24 @@ def make_pictures(
     )
     samples = []
     for i, (scene, view, seed) in enumerate(zip(scenes, views, seeds, strict=True)):
-        kept = {kind: pose[i].permute(2, 0, 1) for kind, pose in poses.items()} if config.data.keep_guidance else {}
         record = describe_scene(config, plan, models, scene, seed, attempt)
-        samples.append(Sample(record, images[i].permute(2, 0, 1), view.mask[None], kept))
+        samples.append(Sample(record, images[i].permute(2, 0, 1), view.mask[None], kept_guidance(config, view)))
     return samples
 
 
 def withheld_picture(config: SynthesisConfig, plan: Plan, tools: Tools, scene: Scene) -> Sample:
-    """The sample of a prompt that is refused: no model draws it, its picture is empty."""
-    size, seed = config.data.resolution, picture_seed(config.run.seed, scene.index, 0)
-    record = describe_scene(config, plan, tools.studio.own[1], scene, seed, 0)
-    empty = torch.zeros(4, size, size, dtype=torch.uint8)
-    return Sample(record, empty[:3], empty[3:], {})
+    """The sample of a prompt that is refused: it is posed, and no model draws it."""
+    kinds, size = [one.kind for one in config.sample.guidance], config.data.resolution
+    view = guide(figure_of(scene), scene.camera, size, kinds)
+    record = describe_scene(config, plan, tools.studio.own[1], scene, picture_seed(config.run.seed, scene.index, 0), 0)
+    return Sample(record, torch.zeros(3, size, size, dtype=torch.uint8), view.mask[None], kept_guidance(config, view))
+
+
+def kept_guidance(config: SynthesisConfig, view: GuidedView) -> dict[str, Tensor]:
+    """What is stored beside a picture of the guidance that posed it."""
+    if not config.data.keep_guidance:
+        return {}
+    return {kind: picture.permute(2, 0, 1) for kind, picture in view.pictures.items()}
 
 
 def finish(config: SynthesisConfig, samples: list[Sample]) -> list[Sample]:

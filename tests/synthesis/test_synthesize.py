@@ -10,15 +10,20 @@ from pathlib import Path
 
 import pytest
 import torch
+from figures.rigs import rigged
 from synthesis.conftest import elsewhere
 
 from styleavatar3d.camera.cameras import yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.dress import build_figure
+from styleavatar3d.figures.looks import Look
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.shards.loader import ShardDataset
 from styleavatar3d.shards.manifest import committed
-from styleavatar3d.shards.tools import validate
+from styleavatar3d.shards.tools import inspect, validate
+from styleavatar3d.synthesis.safety import SafetyConfig
 from styleavatar3d.synthesis.synthesize import SynthesisConfig, draw, run
+from styleavatar3d.synthesis.vocabulary import PromptsConfig
 
 
 def test_the_data_set_is_complete_sound_and_the_same_for_any_fleet(config: SynthesisConfig, tmp_path: Path):
@@ -45,6 +50,31 @@ def test_records_tell_how_a_picture_was_made(config: SynthesisConfig):
     assert (posed & (sample["mask"][0] > 0)).sum() > 0.9 * posed.sum()
     figures = [dataset[i]["json"]["figure"]["id"] for i in range(6)]
     assert figures == ["0/0"] * 3 + ["0/1"] * 3
+
+
+def test_what_is_refused_and_what_is_drawn_share_a_shard(config: SynthesisConfig, tmp_path: Path):
+    policy = tmp_path / "policy.yaml"
+    policy.write_text(f"refuse: {{test: [{draw(config, 4).style}]}}\n")
+    refusing = config.model_copy(update={"safety": SafetyConfig(policy=str(policy))})
+    made = run(refusing)
+    assert 0 < made["rejected"] < 12 and validate(config.run.out)["sound"]
+    dataset = ShardDataset(config.run.out)
+    assert len(dataset) == 12 - made["rejected"]
+    assert draw(config, 4).style not in {dataset[i]["json"]["style"] for i in range(len(dataset))}
+    refused = {"draws": made["rejected"], "rejected": made["rejected"]}
+    assert inspect(config.run.out)["gates"]["by_gate"] == {"safety": refused}
+
+
+def test_figures_from_files_are_posed_and_said_in_full_size_words(config: SynthesisConfig, tmp_path: Path):
+    (tmp_path / "head.glb").write_bytes(rigged(build_figure(Look(seed=3))))
+    data = config.data.model_copy(update={"figures": (str(tmp_path / "head.glb"),), "count": 4, "coding": "jpeg"})
+    made = run(config.model_copy(update={"data": data, "prompts": PromptsConfig()}))
+    assert made["pictures"] == 4 and validate(config.run.out)["sound"]
+    record = ShardDataset(config.run.out)[0]["json"]
+    assert record["figure"]["source"].endswith("head.glb") and record["figure"]["licence"] == "not stated"
+    assert "plain composition" in record["prompt"] and "not stated" in inspect(config.run.out)["licences"]
+    with pytest.raises(StyleAvatarError, match="no words for figures from files"):
+        run(elsewhere(config.model_copy(update={"data": data}), tmp_path / "other", kind="inline"))
 
 
 def test_cameras_follow_the_asked_distribution(config: SynthesisConfig):
