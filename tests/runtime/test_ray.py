@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,8 @@ from runtime.test_fleet import squares
 from functools import partial
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig
 with Fleet.open(FleetConfig(kind="ray", workers=2), partial(squares, sys.argv[1])) as fleet:
-    print(json.dumps(sorted(fleet.run(range(7)))))
+    done = sorted(fleet.run(range(7)))
+print(json.dumps(done))
 """
 
 STRANGER = """
@@ -54,7 +56,7 @@ import json, sys
 from runtime.test_fleet import squares
 from functools import partial
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig
-with Fleet.open(FleetConfig(kind="ray", workers=2, lease=60), partial(squares, sys.argv[1])) as fleet:
+with Fleet.open(FleetConfig(kind="ray", workers=2, lease=40), partial(squares, sys.argv[1])) as fleet:
     done = []
     for unit, _ in fleet.run(range(40)):
         done.append(unit)
@@ -62,7 +64,7 @@ with Fleet.open(FleetConfig(kind="ray", workers=2, lease=60), partial(squares, s
             fleet.resize(1)
         if len(done) == 10:
             fleet.resize(3)
-    print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
+print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
 """
 
 
@@ -85,9 +87,11 @@ def test_faults_leave_the_manifest_of_the_quiet_run_with_the_real_model(
     for name, value in token.items():
         monkeypatch.setenv(name, value)
     plan, counts = plan_of_model(8), {"kill": 2, "hang": 1, "error": 2, "cut": 2, "driver": 1}
+    began = time.monotonic()
     quiet = suffer_with_real_model("inline", str(tmp_path / "quiet"), tmp_path / "a", {}, plan, 3600)
+    lease = max(45.0, 2 * (time.monotonic() - began))
     planned = plan_faults(0, plan.shards, counts)
-    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, 300)
+    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, lease)
     assert outcome.hash == quiet.hash and outcome.injected == counts and outcome.drivers == 2
     assert quiet.begun == 8 and outcome.begun <= 8 + sum(counts.values()) + 2
 
