@@ -22,6 +22,32 @@ with Fleet.open(FleetConfig(kind="ray", workers=2), partial(squares, sys.argv[1]
 print(json.dumps(done))
 """
 
+GROWING = """
+import json, os, time
+from styleavatar3d.runtime.ray_fleet import ray_token
+os.environ.update(ray_token())
+from ray.cluster_utils import Cluster
+from runtime.test_fleet import who
+from styleavatar3d.runtime.fleet import Fleet, FleetConfig
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+pids, most, node = [], 0, None
+deadline = time.monotonic() + 600
+config = FleetConfig(kind="ray", workers=3, address=cluster.address)
+with Fleet.open(config, who) as fleet:
+    for unit, pid in fleet.run(range(100_000), lambda: most == -1 or time.monotonic() > deadline):
+        pids.append(pid)
+        if len(pids) == 5:
+            alone = len(set(pids)) == 1
+            node = cluster.add_node(num_cpus=2)
+        if node and len(set(pids[-20:])) == 3:
+            cluster.remove_node(node, allow_graceful=False)
+            node, most, since = None, 3, len(pids)
+        if most == 3 and len(pids) > since + 40 and len(set(pids[-20:])) == 1:
+            most = -1
+cluster.shutdown()
+print(json.dumps([alone, most, fleet.tally["failed"], len(fleet.quarantined), fleet.tally["lost"] <= 2]))
+"""
+
 STRANGER = """
 import os, urllib.error, urllib.request
 from styleavatar3d.runtime.ray_fleet import local_head, ray_token
@@ -66,6 +92,12 @@ with Fleet.open(FleetConfig(kind="ray", workers=2, lease=40), partial(squares, s
             fleet.resize(3)
 print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
 """
+
+
+def test_a_cluster_that_grows_and_shrinks_is_used_as_it_is(token: dict[str, str]):
+    done = subprocess.run([sys.executable, "-c", GROWING], env=token, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[true, -1, 0, 0, true]", done.stderr
 
 
 def test_an_actor_that_hangs_is_replaced_while_the_fleet_shrinks_and_grows(token: dict[str, str], tmp_path: Path):
