@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack, contextmanager, redirect_stdout, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +34,8 @@ class RayFleet(Fleet):
             before = signal.getsignal(signal.SIGTERM)
             ray.init(address=self.config.address or None, log_to_driver=False, include_dashboard=False)
             signal.signal(signal.SIGTERM, before)  # Ray puts its own there, which exits at once
+        self._stdout = redirect_stdout(sys.stderr)  # Ray tells of every death on stdout, where a verb's result goes
+        self._stdout.__enter__()
         options = {"num_cpus": 1, "num_gpus": self.config.gpus, "max_restarts": 0, "max_task_retries": 0}
         self._kind = ray.remote(**options)(Worker)
         self._actors: dict[int, Any] = {}
@@ -44,6 +46,7 @@ class RayFleet(Fleet):
         super().__exit__()
         if self._owns:
             self._ray.shutdown()
+        self._stdout.__exit__(None, None, None)
 
     def _hire(self, worker: int) -> None:
         self._actors[worker] = self._kind.remote(self.setup)

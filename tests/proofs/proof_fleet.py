@@ -118,7 +118,7 @@ def test_fifty_faults_with_the_real_model_under_ray(tmp_path: Path, monkeypatch:
     began, plan = time.monotonic(), plan_of_model(100)
     quiet = suffer_with_real_model("inline", str(tmp_path / "quiet"), tmp_path / "a", {}, plan, 3600)
     planned = plan_faults(0, plan.shards, COUNTS)
-    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, 300)
+    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, 120)
     assert outcome.hash == quiet.hash and outcome.injected == COUNTS and outcome.begun <= 1.5 * plan.shards
     log(
         "fifty faults with the shipped diffusion model under Ray",

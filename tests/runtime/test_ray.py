@@ -3,6 +3,7 @@
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -17,7 +18,34 @@ from runtime.test_fleet import squares
 from functools import partial
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig
 with Fleet.open(FleetConfig(kind="ray", workers=2), partial(squares, sys.argv[1])) as fleet:
-    print(json.dumps(sorted(fleet.run(range(7)))))
+    done = sorted(fleet.run(range(7)))
+print(json.dumps(done))
+"""
+
+GROWING = """
+import json, os, time
+from styleavatar3d.runtime.ray_fleet import ray_token
+os.environ.update(ray_token())
+from ray.cluster_utils import Cluster
+from runtime.test_fleet import who
+from styleavatar3d.runtime.fleet import Fleet, FleetConfig
+cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
+pids, most, node = [], 0, None
+deadline = time.monotonic() + 600
+config = FleetConfig(kind="ray", workers=3, address=cluster.address)
+with Fleet.open(config, who) as fleet:
+    for unit, pid in fleet.run(range(100_000), lambda: most == -1 or time.monotonic() > deadline):
+        pids.append(pid)
+        if len(pids) == 5:
+            alone = len(set(pids)) == 1
+            node = cluster.add_node(num_cpus=2)
+        if node and len(set(pids[-20:])) == 3:
+            cluster.remove_node(node, allow_graceful=False)
+            node, most, since = None, 3, len(pids)
+        if most == 3 and len(pids) > since + 40 and len(set(pids[-20:])) == 1:
+            most = -1
+cluster.shutdown()
+print(json.dumps([alone, most, fleet.tally["failed"], len(fleet.quarantined), fleet.tally["lost"] <= 2]))
 """
 
 STRANGER = """
@@ -54,7 +82,7 @@ import json, sys
 from runtime.test_fleet import squares
 from functools import partial
 from styleavatar3d.runtime.fleet import Fleet, FleetConfig
-with Fleet.open(FleetConfig(kind="ray", workers=2, lease=60), partial(squares, sys.argv[1])) as fleet:
+with Fleet.open(FleetConfig(kind="ray", workers=2, lease=40), partial(squares, sys.argv[1])) as fleet:
     done = []
     for unit, _ in fleet.run(range(40)):
         done.append(unit)
@@ -62,8 +90,14 @@ with Fleet.open(FleetConfig(kind="ray", workers=2, lease=60), partial(squares, s
             fleet.resize(1)
         if len(done) == 10:
             fleet.resize(3)
-    print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
+print(json.dumps([sorted(done) == list(range(40)), fleet.tally["overdue"], len(fleet.quarantined)]))
 """
+
+
+def test_a_cluster_that_grows_and_shrinks_is_used_as_it_is(token: dict[str, str]):
+    done = subprocess.run([sys.executable, "-c", GROWING], env=token, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "[true, -1, 0, 0, true]", done.stderr
 
 
 def test_an_actor_that_hangs_is_replaced_while_the_fleet_shrinks_and_grows(token: dict[str, str], tmp_path: Path):
@@ -85,9 +119,11 @@ def test_faults_leave_the_manifest_of_the_quiet_run_with_the_real_model(
     for name, value in token.items():
         monkeypatch.setenv(name, value)
     plan, counts = plan_of_model(8), {"kill": 2, "hang": 1, "error": 2, "cut": 2, "driver": 1}
+    began = time.monotonic()
     quiet = suffer_with_real_model("inline", str(tmp_path / "quiet"), tmp_path / "a", {}, plan, 3600)
+    lease = max(45.0, 2 * (time.monotonic() - began))
     planned = plan_faults(0, plan.shards, counts)
-    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, 300)
+    outcome = suffer_with_real_model("ray", str(tmp_path / "set"), tmp_path / "b", planned, plan, lease)
     assert outcome.hash == quiet.hash and outcome.injected == counts and outcome.drivers == 2
     assert quiet.begun == 8 and outcome.begun <= 8 + sum(counts.values()) + 2
 
