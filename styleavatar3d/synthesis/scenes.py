@@ -75,7 +75,8 @@ class Scene(NamedTuple):
 def draw_scene(
     seed: int, index: int, data: DataConfig, prompts: PromptsConfig | None = None, negatives: bool = True
 ) -> Scene:
-    """The scene of picture `index`: views of one figure follow each other, the miniature's styles take turns."""
+    """The scene of picture `index`: views of one figure follow each other; in the miniature they share a style, and
+    styles take turns."""
     kind, place, height = uniform(seed, "camera", index, 3).tolist()
     widest = data.front_yaw if kind < data.front_share else 180.0
     yaw, pitch = (2 * place - 1) * widest, data.pitch[0] + height * (data.pitch[1] - data.pitch[0])
@@ -96,7 +97,7 @@ def draw_scene(
             got=f"data.figures {path}, no section prompts",
             remedy="add a section prompts (it may be empty: `prompts: {}`) and a full-size model",
         )
-    style = data.styles[index % len(data.styles)]
+    style = data.styles[number % len(data.styles)]
     prompt = compose(look, style, yaw, pitch)
     prompt = prompt if negatives else prompt._replace(negative="")
     return Scene(index, source, look, "", camera, prompt, look.kind, style, visible_attributes(look, style, yaw))
