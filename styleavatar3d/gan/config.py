@@ -6,17 +6,20 @@ from styleavatar3d.config import RunConfig, Strict
 from styleavatar3d.gan.discriminator import DiscriminatorConfig
 from styleavatar3d.gan.generator import GeneratorConfig
 from styleavatar3d.gan.labels import LabelConfig
+from styleavatar3d.gan.reconstruction import EncoderConfig
 from styleavatar3d.gan.schedule import Schedule
 from styleavatar3d.gan.views import DataConfig
 from styleavatar3d.runtime.tracking import TrackConfig
 
 
 class GanModel(Strict):
-    """The two networks and the label that joins them. `start` is a folder of generator weights to begin from."""
+    """The two networks and the label that joins them; the encoder of a warm start; `start` is a folder of generator
+    weights to begin from."""
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     label: LabelConfig = LabelConfig()
+    encoder: EncoderConfig | None = None
     start: str = ""
 
     @model_validator(mode="after")
@@ -42,6 +45,8 @@ class GanTrain(Strict):
     generator_rate: float = 0.0025
     discriminator_rate: float = 0.0015
     penalty_interval: int = Field(default=16, gt=0)
+    anchor_interval: int = Field(default=0, ge=0)
+    """every how many steps after `warm_kimg` the generator reconstructs too, which keeps its heads round; 0: never"""
     mask_uncertainty: float = 0.0
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
@@ -58,12 +63,25 @@ class GanConfig(Strict):
     train: GanTrain
     track: TrackConfig = TrackConfig()
 
+    @property
+    def looks_at_depth(self) -> bool:
+        """Whether the data has to bring depth guidance."""
+        return self.model.discriminator.depth or bool(self.model.encoder and self.model.encoder.depth)
+
     @model_validator(mode="after")
     def _consistent(self):
         start, entry = self.train.schedule.start_resolution, self.model.discriminator.entry_resolution
         final = self.model.generator.image_resolution
         if not entry <= start <= final:
             raise ValueError(f"start_resolution {start} is not between entry_resolution {entry} and {final}")
+        if bool(self.train.schedule.warm_kimg) != bool(self.model.encoder):
+            raise ValueError("train.schedule.warm_kimg needs model.encoder, and model.encoder is for warm_kimg only")
+        if self.train.anchor_interval and not self.model.encoder:
+            raise ValueError("train.anchor_interval needs model.encoder")
+        if self.model.encoder and self.model.generator.super_resolution_width:
+            raise ValueError("model.encoder works without super-resolution only: leave it out, and warm_kimg at 0")
+        if self.model.encoder and self.model.encoder.resolution > start:
+            raise ValueError(f"model.encoder.resolution must be start_resolution, {start}, or below")
         if self.model.generator.super_resolution_width and start != final:
             raise ValueError("with super-resolution the resolution cannot grow: start_resolution must be the final one")
         return self

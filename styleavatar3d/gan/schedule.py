@@ -11,8 +11,9 @@ class Schedule(Strict):
     """Growth of the resolution, strength of the gradient penalty, learning rates. Units: thousands of images (kimg).
 
     Training starts at `start_resolution`; every `grow_kimg` the resolution doubles until it is the model's, and the new
-    level fades in over `fade_kimg`; the generator waits for the first `hold_kimg` (a trained one needs a discriminator
-    that has caught up). Rates fall linearly to `final_rate` of themselves over the last `decay_share`.
+    level fades in over `fade_kimg`. For the first `warm_kimg` generator and encoder learn to reconstruct, without a
+    discriminator; then the generator waits for `hold_kimg` (a trained one needs a discriminator that has caught up).
+    Rates fall linearly to `final_rate` of themselves over the last `decay_share`.
     """
 
     kimg: float = Field(gt=0)
@@ -21,7 +22,8 @@ class Schedule(Strict):
     fade_kimg: float = Field(default=10.0, gt=0)
     start_samples: tuple[int, int] = (10, 10)
     samples: tuple[int, int] = (14, 14)
-    hold_kimg: float = 0.0
+    warm_kimg: float = Field(default=0.0, ge=0)
+    hold_kimg: float = Field(default=0.0, ge=0)
     start_penalty: float = 0.1
     penalty: float = 0.5
     decay_share: float = Field(default=0.15, gt=0, le=1)
@@ -39,14 +41,15 @@ class Schedule(Strict):
 
 
 class Phase(NamedTuple):
-    """The settings in force at one moment: `fade` is the newest level's share, `rate` multiplies learning rates, and a
-    `held` generator does not learn."""
+    """The settings in force at one moment: `fade` is the newest level's share, `rate` multiplies learning rates, a
+    `warm` step reconstructs, and a `held` generator does not learn."""
 
     resolution: int
     fade: float
     samples: tuple[int, int]
     penalty: float
     rate: float
+    warm: bool
     held: bool
 
 
@@ -61,4 +64,6 @@ def phase_at(schedule: Schedule, seen: int, resolution: int) -> Phase:
     rate = schedule.final_rate + (1 - schedule.final_rate) * min(max(remaining, 0.0), 1.0)
     samples = schedule.samples if grown else schedule.start_samples
     penalty = schedule.penalty if grown else schedule.start_penalty
-    return Phase(schedule.start_resolution * 2**level, fade, samples, penalty, rate, kimg < schedule.hold_kimg)
+    warm = kimg < schedule.warm_kimg
+    held = not warm and kimg < schedule.warm_kimg + schedule.hold_kimg
+    return Phase(schedule.start_resolution * 2**level, fade, samples, penalty, rate, warm, held)

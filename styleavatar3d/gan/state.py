@@ -10,6 +10,7 @@ from styleavatar3d.assets import shipped
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.weights import check_shapes, load_weights
@@ -24,6 +25,10 @@ class TrainState:
     average: Generator
     generator_optimizer: torch.optim.Adam
     discriminator_optimizer: torch.optim.Adam
+    encoder: Encoder | None = None
+    reconstruction_optimizer: torch.optim.Adam | None = None
+    """Of encoder and generator; its own, as an optimiser shared with the adversarial loss would let the larger
+    gradients set the pace of the smaller."""
     seen: int = 0
 
     @classmethod
@@ -35,6 +40,8 @@ class TrainState:
             if config.model.start:
                 load_weights(generator, Storage.open(shipped(config.model.start)))
             discriminator = Discriminator(config.model.discriminator).to(device)
+            reader = config.model.encoder
+            encoder = Encoder(reader, config.model.generator.z_dim).to(device) if reader else None
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
         return cls(
@@ -43,16 +50,25 @@ class TrainState:
             average,
             torch.optim.Adam(generator.parameters(), config.train.generator_rate, **options),
             torch.optim.Adam(discriminator.parameters(), config.train.discriminator_rate, **options),
+            encoder,
+            torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **options) if encoder else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:
-        return {"generator": self.generator, "discriminator": self.discriminator, "average": self.average}
+        networks: dict[str, torch.nn.Module] = {
+            "generator": self.generator,
+            "discriminator": self.discriminator,
+            "average": self.average,
+        }
+        return networks | ({"encoder": self.encoder} if self.encoder else {})
 
     def optimizers(self) -> dict[str, torch.optim.Adam]:
-        return {
+        optimizers = {
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
+        reconstruction = self.reconstruction_optimizer
+        return optimizers | ({"reconstruction_optimizer": reconstruction} if reconstruction else {})
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs, by name."""

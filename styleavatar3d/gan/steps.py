@@ -10,10 +10,23 @@ from styleavatar3d.gan.discriminator import pictures_for
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.labels import view_labels
 from styleavatar3d.gan.losses import discriminator_loss, generator_loss, gradient_penalty, mask_uncertainty
+from styleavatar3d.gan.reconstruction import reconstruction_loss
 from styleavatar3d.gan.schedule import Phase
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.views import FakeDraws, Reals
+from styleavatar3d.gan.views import FakeDraws, Pairs, Reals
 from styleavatar3d.runtime.distributed import World
+
+
+def reconstruction_step(state: TrainState, pairs: Pairs, phase: Phase, world: World) -> dict[str, float]:
+    """Update encoder and generator by what they reconstruct."""
+    generator, encoder, optimizer = state.generator, state.encoder, state.reconstruction_optimizer
+    assert encoder and optimizer, "what reconstructs has an encoder: see GanConfig"
+    size = generator.config.plane_resolution * phase.resolution // generator.config.image_resolution
+    loss, values = reconstruction_loss(generator, encoder, *pairs, size, phase.fade)
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    descend(torch.nn.ModuleList([generator, encoder]), optimizer, encoder.config.rate * phase.rate, world)
+    return values
 
 
 def generator_step(
@@ -58,10 +71,11 @@ def make_fakes(
 
 def real_pictures(reals: Reals, config: GanConfig) -> Tensor:
     """Data as the discriminator sees it: with super-resolution, mask and raw picture pass through half the size."""
+    depths = reals.depths if config.model.discriminator.depth else reals.depths[:, :0]
     if not config.model.discriminator.raw:
-        return pictures_for(reals.images, reals.masks, reals.depths)
+        return pictures_for(reals.images, reals.masks, depths)
     raw, masks = (F.avg_pool2d(maps, 2) for maps in (reals.images, reals.masks))
-    return pictures_for(reals.images, masks, reals.depths, raw)
+    return pictures_for(reals.images, masks, depths, raw)
 
 
 def discriminator_step(

@@ -15,7 +15,7 @@ from styleavatar3d.gan.losses import average_decay, update_average
 from styleavatar3d.gan.schedule import Phase, phase_at
 from styleavatar3d.gan.snapshots import sample_sheet, turntable
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.steps import discriminator_step, generator_step, make_fakes
+from styleavatar3d.gan.steps import discriminator_step, generator_step, make_fakes, reconstruction_step
 from styleavatar3d.gan.views import Sampler, Views, load_views
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal
 from styleavatar3d.runtime.distributed import connect
@@ -32,8 +32,8 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     world, began = connect(config.train.threads), time.monotonic()
     storage, schedule = Storage.open(config.run.out), config.train.schedule
     share = world.share(config.train.batch, config.model.discriminator.group)
-    resolution = config.model.generator.image_resolution
-    shown = views or load_views(config.data.shards, resolution, config.model.discriminator.depth)
+    resolution, z_dim = config.model.generator.image_resolution, config.model.generator.z_dim
+    shown = views or load_views(config.data.shards, resolution, config.looks_at_depth)
     sampler = Sampler(shown, config.data, config.run.seed, world.device)
     checkpoints, state = Checkpoints(storage), TrainState.fresh(config, world.device)
     identity = {"model": config_hash(config.model), "seed": config.run.seed, "batch": config.train.batch}
@@ -45,15 +45,19 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     with StopSignal() as stop:
         while state.seen < schedule.images:
             phase, first = phase_at(schedule, state.seen, resolution), state.seen + world.rank * share
-            z_dim = config.model.generator.z_dim
-            draws = sampler.fakes(first, share, z_dim, phase.samples)
-            pictures, labels, values = generator_step(state, draws, config, phase, world)
-            if not config.train.reuse_fakes:
-                again = sampler.fakes(first, share, z_dim, phase.samples, purpose="fake for the discriminator")
-                with torch.no_grad():
-                    pictures, labels, _ = make_fakes(state.generator, again, config, phase)
-            reals = sampler.reals(first, share, phase.resolution)
-            values |= discriminator_step(state, reals, (pictures, labels), config, phase, world)
+            values: dict[str, float] = {}
+            if phase.warm or anchored(state.seen, config):
+                pairs = sampler.pairs(first, share, z_dim, phase.resolution, phase.samples)
+                values |= reconstruction_step(state, pairs, phase, world)
+            if not phase.warm:
+                draws = sampler.fakes(first, share, z_dim, phase.samples)
+                pictures, labels, scalars = generator_step(state, draws, config, phase, world)
+                if not config.train.reuse_fakes:
+                    again = sampler.fakes(first, share, z_dim, phase.samples, purpose="fake for the discriminator")
+                    with torch.no_grad():
+                        pictures, labels, _ = make_fakes(state.generator, again, config, phase)
+                reals = sampler.reals(first, share, phase.resolution)
+                values |= scalars | discriminator_step(state, reals, (pictures, labels), config, phase, world)
             state.seen += config.train.batch
             half_life = config.train.average_half_life_kimg * 1000
             update_average(state.average, state.generator, average_decay(config.train.batch, state.seen, half_life))
@@ -107,6 +111,12 @@ def passed(seen: int, batch: int, every_kimg: float) -> bool:
     """Whether the last batch crossed a multiple of `every_kimg`."""
     every = every_kimg * 1000
     return seen // every > (seen - batch) // every
+
+
+def anchored(seen: int, config: GanConfig) -> bool:
+    """Whether the generator goes on to reconstruct in this step of adversarial training."""
+    interval = config.train.anchor_interval
+    return bool(interval) and seen // config.train.batch % interval == 0
 
 
 def check_finite(values: dict[str, float]) -> None:

@@ -17,7 +17,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.depth import stretch
 from styleavatar3d.gan.generator import Jitter
 from styleavatar3d.runtime.random import generator as keyed
-from styleavatar3d.runtime.random import uniform
+from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.shards.loader import ShardDataset, indices_at
 
 FRONT_YAW = 50.0
@@ -41,6 +41,8 @@ class Views(NamedTuple):
     labels: Float[Tensor, "count 25"]
     depths: UInt8[Tensor, "count 1 height width"] | None = None
     """depth guidance, near 255, for a discriminator that looks at it"""
+    partners: Int64[Tensor, "count 2"] | None = None
+    """The views of the same figure are those from `[i, 0]` up to, but without, `[i, 1]`; of none if absent."""
 
 
 class Reals(NamedTuple):
@@ -52,6 +54,15 @@ class Reals(NamedTuple):
     depths: Float[Tensor, "batch maps height width"]
     labels: Float[Tensor, "batch 25"]
     label_draws: Float[Tensor, "batch"]
+
+
+class Pairs(NamedTuple):
+    """Two views of each figure, and everything random about reconstructing the second from the first."""
+
+    shown: Reals
+    wanted: Reals
+    noise: Float[Tensor, "batch z"]
+    jitter: Jitter
 
 
 class FakeDraws(NamedTuple):
@@ -79,12 +90,21 @@ def load_views(url: str, resolution: int, depth: bool = False) -> Views:
     masks = torch.empty(len(dataset), 1, *size, dtype=torch.uint8)
     labels = torch.empty(len(dataset), 25)
     depths = torch.empty_like(masks) if depth else None
+    figures = []
     for index in range(len(dataset)):
         record = dataset[index]
+        figures.append(record["json"]["figure"]["id"])
         images[index], masks[index], labels[index] = record["image"], record["mask"], record["label"]
         if depths is not None:
             depths[index] = _depth(dataset, index)
-    return Views(images, masks, labels, depths)
+    return Views(images, masks, labels, depths, runs_of(figures))
+
+
+def runs_of(names: list[str]) -> Int64[Tensor, "count 2"]:
+    """Where the run of equal neighbours that each name belongs to begins and ends (views of a figure lie together)."""
+    changes = [i for i, name in enumerate(names) if i == 0 or name != names[i - 1]] + [len(names)]
+    runs = [[first, end] for first, end in zip(changes, changes[1:], strict=False) for _ in range(first, end)]
+    return torch.tensor(runs, dtype=torch.int64)
 
 
 def _depth(dataset: ShardDataset, index: int) -> UInt8[Tensor, "height width"]:
@@ -120,6 +140,20 @@ class Sampler:
         """Each view of the pool comes once an epoch."""
         chosen = self.pool[torch.as_tensor(indices_at(self.seed, first, count, len(self.pool)))]
         draws = torch.stack([uniform(self.seed, "real", first + i, 2) for i in range(count)])
+        return self._look(chosen, draws, resolution)
+
+    def pairs(self, first: int, count: int, z_dim: int, resolution: int, samples: tuple[int, int]) -> Pairs:
+        """Views as `reals` draws them, each after another view, or the same one, of its figure."""
+        wanted = self.pool[torch.as_tensor(indices_at(self.seed, first, count, len(self.pool)))]
+        draws = torch.stack([uniform(self.seed, "pair", first + i, 3 + sum(samples)) for i in range(count)])
+        own = torch.stack([wanted, wanted + 1], 1)
+        begin, end = (own if self.views.partners is None else self.views.partners[wanted]).unbind(1)
+        shown = begin + (draws[:, 2] * (end - begin)).long()
+        noise = normal(self.seed, "pair noise", first, (count, z_dim)).to(self.device)
+        jitter = Jitter(*(part.contiguous().to(self.device) for part in draws[:, None, 3:].split(samples, -1)))
+        return Pairs(self._look(shown, draws, resolution), self._look(wanted, draws, resolution), noise, jitter)
+
+    def _look(self, chosen: Tensor, draws: Tensor, resolution: int) -> Reals:
         images = self.views.images[chosen].float() / 127.5 - 1
         masks = self.views.masks[chosen].float() / 255
         images = images * masks

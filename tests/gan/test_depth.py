@@ -31,9 +31,7 @@ def test_half_transparent_surfaces_lie_where_they_are():
     labels = orbit_labels(torch.zeros(1), torch.zeros(1))
     far = box_intersection(*rays(labels, 8), BOX)[1].view(1, 1, 8, 8)
     surface = 2.5 + torch.rand(1, 1, 8, 8) * 0.3
-    half, whole = (
-        of_rendering(m * surface + (1 - m) * far, torch.full_like(far, m), labels, BOX) for m in (0.6, 1.0)
-    )
+    half, whole = (of_rendering(m * surface + (1 - m) * far, torch.full_like(far, m), labels, BOX) for m in (0.6, 1.0))
     assert torch.allclose(half, whole, atol=1e-4)
 
 

@@ -1,0 +1,104 @@
+"""A start for the generator without a discriminator: an encoder looks at one view of a figure, the generator shows
+another view of it (a variational auto-encoder, Kingma and Welling 2014, across views).
+
+A GAN that starts from nothing on two cores first carves bands around its heads, because each view alone forgives
+them. A generator that is told the other view's pixels and depth finds round heads, hair and the colours of an avatar
+within minutes; the discriminator then only has to ask for detail.
+"""
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from pydantic import Field, model_validator
+from torch import Tensor, nn
+
+from styleavatar3d.config import Strict
+from styleavatar3d.gan.backbone import Linear, fast_dtype, leaky
+from styleavatar3d.gan.depth import SOLID, of_rendering
+from styleavatar3d.gan.discriminator import Convolution, ResidualBlock
+from styleavatar3d.gan.generator import Generator, Jitter
+from styleavatar3d.gan.views import Reals
+
+LOG_VARIANCE = (-8.0, 4.0)
+"""Where the encoder's logarithms of variances are cut off."""
+
+
+class EncoderConfig(Strict):
+    """`widths[i]`: channels at resolution / 2^i, down to 4 pixels."""
+
+    resolution: int = 32
+    widths: tuple[int, ...] = (64, 112, 128, 128)
+    rate: float = Field(default=0.002, gt=0)
+    """learning rate of encoder and generator"""
+    divergence: float = Field(default=3e-4, gt=0)
+    """weight of the divergence of codes from a normal distribution, in nats, beside differences in [0, 2]"""
+    depth: float = Field(default=0.3, ge=0)
+    """weight of the difference of depths; above 0 the data has to bring depth guidance"""
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.resolution != 4 * 2 ** (len(self.widths) - 1):
+            raise ValueError(f"{len(self.widths)} widths end at 4 px only from {4 * 2 ** (len(self.widths) - 1)} px")
+        return self
+
+
+class Encoder(nn.Module):
+    """A picture with its mask -> mean and log variance of the latent it may have come from."""
+
+    def __init__(self, config: EncoderConfig, z_dim: int):
+        super().__init__()
+        self.config = config
+        widths = config.widths
+        self.entry = Convolution(4, widths[0], 1)
+        self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in zip(widths, widths[1:], strict=False))
+        self.last = Convolution(widths[-1], widths[-1], 3)
+        self.flat = Linear(widths[-1] * 16, 2 * z_dim)
+        self.latent = Linear(2 * z_dim, 2 * z_dim)
+
+    def forward(
+        self, image: Float[Tensor, "batch 3 height width"], mask: Float[Tensor, "batch 1 height width"]
+    ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
+        dtype = fast_dtype("auto", image.device, self.last.weight.dtype)
+        shrink = image.shape[-1] // self.config.resolution
+        x = F.avg_pool2d(torch.cat([image, mask * 2 - 1], 1), shrink)
+        x = self.entry(x.to(dtype).contiguous(memory_format=torch.channels_last))
+        for block in self.blocks:
+            x = block(x)
+        x = leaky(self.flat(self.last(x.to(self.last.weight.dtype)).flatten(1)))
+        mean, log_variance = self.latent(x).chunk(2, 1)
+        return mean, log_variance.clamp(*LOG_VARIANCE)
+
+
+def divergence(mean: Float[Tensor, "batch z"], log_variance: Float[Tensor, "batch z"]) -> Float[Tensor, ""]:
+    """Kullback-Leibler divergence of the codes from a standard normal distribution, in nats an image."""
+    return (mean.square() + log_variance.exp() - 1 - log_variance).sum(1).mean() / 2
+
+
+def reconstruction_loss(
+    generator: Generator,
+    encoder: Encoder,
+    shown: Reals,
+    wanted: Reals,
+    noise: Float[Tensor, "batch z"],
+    jitter: Jitter,
+    plane_resolution: int,
+    fade: float,
+) -> tuple[Float[Tensor, ""], dict[str, float]]:
+    """How far the generator's view from the camera of `wanted` is from it, given a code read from `shown`."""
+    mean, log_variance = encoder(shown.images, shown.masks)
+    codes = generator.mapping(mean + (log_variance / 2).exp() * noise)
+    planes = generator.planes(codes, resolution=plane_resolution, fade=fade)
+    view = generator.render(planes, wanted.labels, wanted.images.shape[-1], jitter=jitter, codes=codes)
+    parts = {
+        "image": (view.image - wanted.images).abs().mean(),
+        "mask": (view.mask - wanted.masks).abs().mean(),
+        "divergence": divergence(mean, log_variance),
+    }
+    weights = {"divergence": encoder.config.divergence}
+    if encoder.config.depth:
+        depth = of_rendering(view.depth, view.mask, wanted.labels, generator.config.box)
+        both = (wanted.masks > SOLID) & (view.mask.detach() > SOLID)
+        parts["depth"] = ((depth - wanted.depths).abs() * both).sum() / both.sum().clamp(min=1)
+        weights["depth"] = encoder.config.depth
+    loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
+    return loss, {f"reconstruction_{name}": part.item() for name, part in parts.items()}
