@@ -111,10 +111,10 @@ def _depth(dataset: ShardDataset, index: int) -> UInt8[Tensor, "height width"]:
     guidance = dataset.guidance(index)
     if "depth" not in guidance:
         raise StyleAvatarError(
-            "the discriminator is to see depth, and the data set has none",
+            "this training looks at depth, and the data set has none",
             got=f"{dataset.storage.url} with {', '.join(guidance) or 'no guidance'}",
             expected="depth guidance in every sample",
-            remedy="set model.discriminator.depth to false, or synthesise with depth guidance and data.keep_guidance",
+            remedy="--config gan/own; or discriminator.depth false and encoder.depth 0; or synthesise with data.keep_guidance",
         )
     return guidance["depth"][0]
 
