@@ -114,7 +114,7 @@ def _depth(dataset: ShardDataset, index: int) -> UInt8[Tensor, "height width"]:
             "this training looks at depth, and the data set has none",
             got=f"{dataset.storage.url} with {', '.join(guidance) or 'no guidance'}",
             expected="depth guidance in every sample",
-            remedy="--config gan/own; or discriminator.depth false and encoder.depth 0; or synthesise with data.keep_guidance",
+            remedy="--config gan/own, or discriminator.depth false and encoder.depth 0; synthesis: data.keep_guidance",
         )
     return guidance["depth"][0]
 
