@@ -109,9 +109,10 @@ class ToImage(nn.Module):
         self.style = Linear(w_dim, inputs, bias=1.0)
         self.gain = 1 / math.sqrt(inputs)
 
-    def forward(self, x: Tensor, code: Float[Tensor, "batch w"], dtype: torch.dtype) -> Tensor:
-        y = modulated_convolution(x, self.weight * self.gain, self.style(code), dtype=dtype)
-        return y.to(self.bias.dtype) + self.bias[None, :, None, None]
+    def forward(self, x: Tensor, code: Float[Tensor, "batch w"], dtype: torch.dtype, outputs: int) -> Tensor:
+        """The first `outputs` channels."""
+        y = modulated_convolution(x, self.weight[:outputs] * self.gain, self.style(code), dtype=dtype)
+        return y.to(self.bias.dtype) + self.bias[None, :outputs, None, None]
 
 
 def upsample(x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height2 width2"]:
@@ -136,8 +137,10 @@ class Synthesis(nn.Module):
     last convolution; 2 * blocks slots in all.
     """
 
-    def __init__(self, widths: tuple[int, ...], image_channels: int, w_dim: int):
+    def __init__(self, widths: tuple[int, ...], image_channels: int, w_dim: int, fine_channels: int, fine_from: int):
+        """Blocks finer than `fine_from` pixels write only the first `fine_channels`."""
         super().__init__()
+        self.outputs = [image_channels if 4 * 2**i <= fine_from else fine_channels for i in range(len(widths))]
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         before = (None, *widths[:-1])
         self.blocks = nn.ModuleList(Block(i, o, image_channels, w_dim) for i, o in zip(before, widths, strict=True))
@@ -155,6 +158,9 @@ class Synthesis(nn.Module):
                 x = upsample(block.grow(x, codes[:, 2 * index - 1], dtype))
                 image = upsample(image)
             x = block.refine(x, codes[:, 2 * index], dtype)
-            share = block.to_image(x, codes[:, 2 * index + 1], dtype)
-            image = image + (share * fade if index == blocks - 1 and fade < 1 else share)
+            count = self.outputs[index]
+            share = block.to_image(x, codes[:, 2 * index + 1], dtype, count)
+            share = share * fade if index == blocks - 1 and fade < 1 else share
+            whole = index == 0 or count == image.shape[1]
+            image = image + share if whole else torch.cat([image[:, :count] + share, image[:, count:]], 1)
         return image

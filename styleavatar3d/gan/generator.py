@@ -32,6 +32,9 @@ class GeneratorConfig(Strict):
     resolution: int = 64
     plane_channels: int = 16
     depths: tuple[int, int, int] = (3, 1, 1)
+    side_resolution: int = Field(default=1024, ge=4)
+    """Texels a side up to which the planes (x, z) and (y, z) have detail. Fine detail there shows as stripes across a
+    face, a plaid that adversarial training likes; the (x, y) plane draws faces."""
     decoder_width: int = 32
     features: int = Field(default=3, ge=3)
     box: float = Field(default=0.8, gt=0)
@@ -93,7 +96,8 @@ class Generator(nn.Module):
         self.config = config
         channels = plane_slices(config.depths) * config.plane_channels
         self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
-        self.synthesis = Synthesis(config.widths, channels, config.w_dim)
+        front = config.depths[0] * config.plane_channels
+        self.synthesis = Synthesis(config.widths, channels, config.w_dim, front, config.side_resolution)
         self.renderer = Renderer(
             channels=config.plane_channels,
             hidden=config.decoder_width,
