@@ -71,9 +71,10 @@ class Storages:
 def read_storage(record: Record, budget: Budget) -> tuple[torch.dtype, memoryview]:
     """Number format and bytes of a storage as `torch.save` writes it in its legacy form: four small pickles, a list
     of keys, a count and the numbers. (`_load_from_bytes` never holds the zip form, and here it is refused.)"""
-    content = _bytes(record.arguments[0]) if len(record.arguments) == 1 else None
+    content = _bytes(record.arguments[0], budget.bytes_left) if len(record.arguments) == 1 else None
     if content is None:
-        refuse("it holds a storage that is no bytes", got=describe(record.arguments))
+        refuse("it holds a storage that is no bytes, or more of them than the file", got=describe(record.arguments))
+    budget.bytes_left -= len(content)
     stream = io.BytesIO(content)
 
     def part() -> Any:
@@ -96,12 +97,12 @@ def read_storage(record: Record, budget: Budget) -> tuple[torch.dtype, memoryvie
     return dtype, data
 
 
-def _bytes(value: Any) -> bytes | None:
-    """Bytes as they are, or as the call on text that protocol 2 writes for them; None for anything else."""
+def _bytes(value: Any, limit: int) -> bytes | None:
+    """Bytes as they are, or as the call on text that protocol 2 writes for them; None for anything else or longer."""
     match value:
-        case bytes():
+        case bytes() if len(value) <= limit:
             return value
-        case Record(name="_codecs.encode", arguments=(str(text), "latin1")):
+        case Record(name="_codecs.encode", arguments=(str(text), "latin1")) if len(text) <= limit:
             return text.encode("latin1", "replace")
     return None
 
@@ -170,10 +171,10 @@ def _array(record: Record) -> np.ndarray:
 
 
 def _numbers(data: Any, dtype: Any, shape: tuple[Any, ...]) -> np.ndarray:
-    data, kind = _bytes(data), _dtype(dtype)
+    data, kind = _bytes(data, _MAX_LENGTH), _dtype(dtype)
     if data is None or not all(type(side) is int and side >= 0 for side in shape[:9]):
         refuse("it holds numpy numbers in a form that is not known here", got=describe(data))
-    if len(shape) > 8 or len(data) != kind.itemsize * math.prod(shape) or len(data) > 8 * _MAX_LENGTH:
+    if len(shape) > 8 or len(data) != kind.itemsize * math.prod(shape):
         refuse("it holds numpy numbers of another length than it says", got=f"{len(data)} bytes for {shape} of {kind}")
     return np.frombuffer(data, kind).reshape(shape)
 

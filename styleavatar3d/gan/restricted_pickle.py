@@ -12,14 +12,17 @@ import pickletools
 import struct
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import Any, BinaryIO, NoReturn
+from io import BytesIO
+from typing import Any, NoReturn
 
 from styleavatar3d.errors import StyleAvatarError
 
-MAX_OPCODES = 1_000_000
-"""a training pickle of the largest family has about 160,000; this many take a third of a second"""
+MAX_OPCODES = 300_000
+"""a training pickle of the largest family has about 170,000; this many take a fifth of a second"""
 MAX_DEPTH = 100
 MAX_MARKS = 64
+MAX_STACK = 4096
+"""values between two marks; pickle writes lists and mappings in portions of 1000 items"""
 MAX_INTEGER = 1 << 96
 _MAX_KEY = 1 << 16
 
@@ -45,15 +48,11 @@ class Record:
 
 
 class Budget:
-    """How many instructions may still be read, over a file and every pickle inside it."""
+    """What may still be read, over a file and every pickle inside it: instructions, and bytes of storages, which
+    together cannot be more than the file has."""
 
-    def __init__(self, opcodes: int = MAX_OPCODES):
-        self.allowed = self.left = opcodes
-
-    def spend(self) -> None:
-        self.left -= 1
-        if self.left < 0:
-            refuse("it is too long a program", got=f"more than {self.allowed} opcodes")
+    def __init__(self, size: int, opcodes: int = MAX_OPCODES):
+        self.bytes_left, self.allowed, self.left = size, opcodes, opcodes
 
 
 def refuse(why: str, got: Any = None, expected: str | None = None, remedy: str | None = None) -> NoReturn:
@@ -67,23 +66,29 @@ def refuse(why: str, got: Any = None, expected: str | None = None, remedy: str |
 
 
 def read_pickle(
-    stream: BinaryIO, allows: Callable[[str], bool], budget: Budget, *, persistent: bool = False
+    stream: BytesIO, allows: Callable[[str], bool], budget: Budget, *, persistent: bool = False
 ) -> tuple[Any, list[Record]]:
     """The value of the pickle at the stream's position, and every record in it; the stream then stands behind it.
 
     `allows` says of a dotted name whether it may appear; `persistent` admits persistent ids, as records named
     "persistent id". Raises StyleAvatarError for whatever else it holds, cycles and deep nesting included.
     """
-    machine = _Machine(allows, persistent)
+    machine, start = _Machine(allows, persistent), stream.tell()
     try:
         for opcode, argument, position in pickletools.genops(stream):
-            budget.spend()
+            budget.left -= 1
+            if budget.left < 0:
+                refuse("it is too long a program", got=f"more than {budget.allowed} opcodes")
+            if position == start and opcode.name != "PROTO":
+                refuse("it does not say its protocol", got=opcode.name, expected="a pickle of protocol 2 to 5")
             if opcode.name == "STOP":
                 break
             step = _STEPS.get(opcode.name)
             if step is None:
                 refuse(f"opcode {opcode.name} at byte {position} can call or is never written by pickle")
             step(machine, argument)
+            if len(machine.stack) > MAX_STACK:
+                refuse("it piles up too many values", expected=f"at most {MAX_STACK} between two marks")
         value = machine.result()
     except (ValueError, IndexError, KeyError, TypeError, OverflowError, struct.error) as error:
         refuse(f"it is malformed: {ascii(str(error))[:200]}")
@@ -109,11 +114,6 @@ class _Machine:
 
     # --- stack and memo ---
 
-    def push(self, value: Any) -> None:
-        if self.protocol is None:
-            refuse("it does not say its protocol", expected="a pickle of protocol 2 to 5")
-        self.stack.append(value)
-
     def proto(self, version: int) -> None:
         if self.protocol is not None or not 2 <= version <= 5:
             refuse("its protocol is not known here", got=version, expected="2 to 5, said once")
@@ -122,7 +122,7 @@ class _Machine:
     def integer(self, value: int) -> None:
         if abs(value) >= MAX_INTEGER:
             refuse("it holds a huge integer", got=f"{value.bit_length()} bits")
-        self.push(value)
+        self.stack.append(value)
 
     def mark(self, _: Any) -> None:
         if len(self.below) == MAX_MARKS:
@@ -143,7 +143,15 @@ class _Machine:
 
     def tuple_of(self, count: int) -> None:
         items = [self.stack.pop() for _ in range(count)]
-        self.push(tuple(reversed(items)))
+        self.stack.append(tuple(reversed(items)))
+
+    def marked_tuple(self, _: Any) -> None:
+        items = self.marked()
+        self.stack.append(tuple(items))
+
+    def marked_set(self, _: Any) -> None:
+        items = self.marked()
+        self.stack.append(frozenset(map(_key, items)))
 
     def extend(self, items: list[Any]) -> None:
         target = self.stack[-1]
@@ -180,13 +188,13 @@ class _Machine:
                 remedy="if it is a class whose state may be ignored, admit its bare name with --stand-in; "
                 "it is never imported",
             )
-        self.push(Name(dotted))
+        self.stack.append(Name(dotted))
 
     def record(self, callee: Any, arguments: Any) -> None:
         if not isinstance(callee, Name) or not isinstance(arguments, tuple):
             refuse("it calls what is no named global", got=f"{_kind(callee)} with {_kind(arguments)}")
         self.records.append(Record(callee.text, arguments))
-        self.push(self.records[-1])
+        self.stack.append(self.records[-1])
 
     def call(self, _: Any) -> None:
         arguments, callee = self.stack.pop(), self.stack.pop()
@@ -204,33 +212,36 @@ class _Machine:
         self.record(Name("persistent id"), (self.stack.pop(),))
 
 
+_PUSH = (
+    *("BININT", "BININT1", "BININT2", "BINFLOAT"),
+    *("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"),
+    *("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"),
+)
 _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
     "PROTO": _Machine.proto,
     "FRAME": lambda machine, _: None,
-    **dict.fromkeys(("BININT", "BININT1", "BININT2", "BINFLOAT"), _Machine.push),
-    **dict.fromkeys(("BINUNICODE", "SHORT_BINUNICODE", "BINUNICODE8"), _Machine.push),
-    **dict.fromkeys(("BINBYTES", "SHORT_BINBYTES", "BINBYTES8", "BYTEARRAY8"), _Machine.push),
+    **dict.fromkeys(_PUSH, lambda machine, value: machine.stack.append(value)),
     "LONG1": _Machine.integer,
-    "NONE": lambda machine, _: machine.push(None),
-    "NEWTRUE": lambda machine, _: machine.push(True),
-    "NEWFALSE": lambda machine, _: machine.push(False),
-    "EMPTY_TUPLE": lambda machine, _: machine.push(()),
-    "EMPTY_LIST": lambda machine, _: machine.push([]),
-    "EMPTY_DICT": lambda machine, _: machine.push({}),
-    "EMPTY_SET": lambda machine, _: machine.push(set()),
+    "NONE": lambda machine, _: machine.stack.append(None),
+    "NEWTRUE": lambda machine, _: machine.stack.append(True),
+    "NEWFALSE": lambda machine, _: machine.stack.append(False),
+    "EMPTY_TUPLE": lambda machine, _: machine.stack.append(()),
+    "EMPTY_LIST": lambda machine, _: machine.stack.append([]),
+    "EMPTY_DICT": lambda machine, _: machine.stack.append({}),
+    "EMPTY_SET": lambda machine, _: machine.stack.append(set()),
     "MARK": _Machine.mark,
-    "TUPLE": lambda machine, _: machine.push(tuple(machine.marked())),
-    "TUPLE1": lambda machine, _: machine.tuple_of(1),
+    "TUPLE": _Machine.marked_tuple,
+    "TUPLE1": lambda machine, _: machine.stack.append((machine.stack.pop(),)),
     "TUPLE2": lambda machine, _: machine.tuple_of(2),
     "TUPLE3": lambda machine, _: machine.tuple_of(3),
-    "FROZENSET": lambda machine, _: machine.push(frozenset(map(_key, machine.marked()))),
+    "FROZENSET": _Machine.marked_set,
     "APPEND": lambda machine, _: machine.extend([machine.stack.pop()]),
     "APPENDS": lambda machine, _: machine.extend(machine.marked()),
     "ADDITEMS": _Machine.add,
     "SETITEM": lambda machine, _: machine.set_items([machine.stack.pop(), machine.stack.pop()][::-1]),
     "SETITEMS": lambda machine, _: machine.set_items(machine.marked()),
     **dict.fromkeys(("BINPUT", "LONG_BINPUT", "MEMOIZE"), _Machine.put),
-    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, index: machine.push(machine.memo[index])),
+    **dict.fromkeys(("BINGET", "LONG_BINGET"), lambda machine, index: machine.stack.append(machine.memo[index])),
     "GLOBAL": lambda machine, pair: machine.name(*pair.split(" ", 1)),
     "STACK_GLOBAL": lambda machine, _: machine.name(*[machine.stack.pop(), machine.stack.pop()][::-1]),
     "REDUCE": _Machine.call,

@@ -50,7 +50,7 @@ def read_training_pickle(data: bytes, stand_ins: Collection[str] = ()) -> Traini
 
     Raises StyleAvatarError naming what is not allowed, missing or malformed.
     """
-    stream, budget = io.BytesIO(data), Budget()
+    stream, budget = io.BytesIO(data), Budget(len(data))
     root, records = read_pickle(stream, lambda name: allowed(name) or name in stand_ins, budget)
     if stream.tell() != len(data):
         refuse("something follows its end", got=f"{len(data) - stream.tell()} bytes")

@@ -78,9 +78,9 @@ def build(weights: dict[str, Tensor], settings: dict[str, Any], made: dict[str, 
         for depth, part in enumerate(parents):
             if part not in module._modules:
                 module.add_module(part, kinds.get(".".join(parents[: depth + 1]), persistent)())
-                if part == "net":
-                    module.net.extend([persistent(), nn.Softplus(), persistent()])
             module = module._modules[part]
+            if isinstance(module, nn.Sequential) and not module:
+                module.extend([persistent(), nn.Softplus(), persistent()])
         if name in BUFFERS:
             module.register_buffer(name, weights[path].clone())
         elif name:
