@@ -16,6 +16,7 @@ from styleavatar3d.avatar.mesh import Mesh, mesh_of_field
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.planes import Planes
 from styleavatar3d.runtime.media import mp4, to_uint8
 from styleavatar3d.stylespace.codes import generator_sha256
 
@@ -34,7 +35,7 @@ class Avatar:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def planes(self) -> Tensor:
+    def planes(self) -> Planes:
         """The feature planes, computed once: every view and the mesh read them."""
         with torch.inference_mode():
             return self.generator.planes(self.codes[None])
@@ -51,8 +52,7 @@ class Avatar:
         images = []
         for some in labels.split(at_once):
             codes = self.codes.expand(len(some), -1, -1)
-            planes = self.planes.expand(len(some), *self.planes.shape[1:]).contiguous()
-            images.append(to_uint8(self.generator.render(planes, some.to(planes), resolution, codes=codes).image))
+            images.append(to_uint8(self.generator.render(self.planes, some, resolution, codes=codes).image))
         return torch.cat(images)
 
     def _ray_grid(self, size: int) -> tuple[int, int]:
@@ -80,7 +80,7 @@ class Avatar:
         """The surface where the density passes `level` (per world unit), coloured, in metres."""
 
         def read(points: Tensor) -> tuple[Tensor, Tensor]:
-            colors, density = self.generator.field(self.planes, points.to(self.planes)[None])
+            colors, density = self.generator.field(self.planes, points.to(self.codes)[None])
             return colors[0], density[0]
 
         return replace(mesh_of_field(read, self.generator.config.box, resolution, level), provenance=self.provenance)

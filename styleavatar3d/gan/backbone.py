@@ -147,14 +147,30 @@ class Synthesis(nn.Module):
         self, codes: Float[Tensor, "batch slots w"], *, blocks: int, fade: float, dtype: torch.dtype
     ) -> Float[Tensor, "batch channel height width"]:
         """The sum of the first `blocks` blocks; the newest one's share is multiplied by `fade`."""
+        return join(self.shares(codes, blocks=blocks, fade=fade, dtype=dtype), 4 * 2 ** (blocks - 1))[0]
+
+    def shares(
+        self, codes: Float[Tensor, "batch slots w"], *, blocks: int, fade: float, dtype: torch.dtype
+    ) -> list[Tensor]:
+        """What each of the first `blocks` blocks adds, at its own resolution; the newest one's is dimmed by `fade`."""
         x = self.constant.expand(len(codes), -1, -1, -1).to(dtype).contiguous(memory_format=torch.channels_last)
-        image = torch.zeros((), device=x.device)
+        shares = []
         for index in range(blocks):
             block: Block = self.blocks[index]  # type: ignore[assignment]
             if block.grow is not None:
                 x = upsample(block.grow(x, codes[:, 2 * index - 1], dtype))
-                image = upsample(image)
             x = block.refine(x, codes[:, 2 * index], dtype)
             share = block.to_image(x, codes[:, 2 * index + 1], dtype)
-            image = image + (share * fade if index == blocks - 1 and fade < 1 else share)
-        return image
+            shares.append(share * fade if index == blocks - 1 and fade < 1 else share)
+        return shares
+
+
+def join(shares: list[Tensor], smallest: int) -> list[Tensor]:
+    """Shares of at least `smallest` pixels a side; coarser ones are up-sampled and added to the first of these."""
+    joined, below = [], None
+    for share in shares:
+        below = share if below is None else upsample(below) + share
+        if share.shape[-1] >= min(smallest, shares[-1].shape[-1]):
+            joined.append(below)
+            below = None
+    return joined
