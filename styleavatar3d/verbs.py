@@ -202,6 +202,32 @@ def export(avatar: str, out: str, mesh: int = 128, model: str = "") -> Result:
     return export(avatar, out, mesh, model or None)
 
 
+def import_(
+    file: str,
+    family: Literal["auto", "eg3d", "panohead", "pyramid"] = "auto",
+    out: str = "runs/imported",
+    settings: str = "",
+    check: str = "",
+    licence: str = "",
+    stand_in: tuple[str, ...] = (),
+) -> Result:
+    """A generator of EG3D, PanoHead or Portrait3D's pyramid, from its own weights; see docs/importing.md.
+
+    Args:
+        file: a state dict in safetensors with its settings in a JSON beside it, or an original training pickle (.pkl),
+            which is read without running anything
+        family: whose generator it is; auto tells by the names of its tensors
+        out: folder or s3:// prefix for the weights, their config and their model card
+        settings: JSON with the settings the original was built with, where it has another name
+        check: .safetensors with inputs and results of the original: recomputed, and exit code 2 if any is off
+        licence: of these weights, where it is not that of the family's published ones
+        stand_in: names of classes that a pickle may hold besides the known ones; they stay names, nothing is imported
+    """
+    from styleavatar3d.gan.imports import import_generator
+
+    return import_generator(file, out, family, settings=settings, check=check, licence=licence, stand_ins=stand_in)
+
+
 def view(glb: str, out: str = "") -> Result:
     """One self-contained page that shows a GLB; open it in any browser.
 
@@ -311,6 +337,7 @@ VERBS: dict[str, Callable[..., Result]] = {
     "dataset convert": dataset_convert,
     "prompts": prompts,
     "generate": generate,
+    "import": import_,
     "export": export,
     "view": view,
     "evaluate": evaluate,

@@ -1,6 +1,6 @@
 """The 3D-aware generator: latent -> codes -> planes -> views (EG3D section 4)."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -240,10 +240,18 @@ class Generator(nn.Module):
         save_weights(Storage.open(folder), self, self.config.model_dump(mode="json"))
 
     @classmethod
-    def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> "Generator":
-        """Read what `save_pretrained` wrote. Raises StyleAvatarError if something is missing or does not fit."""
+    def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> Any:
+        """Read what `save_pretrained` wrote, or an import: then config.json names its family, and a ClassicGenerator comes.
+
+        Raises StyleAvatarError if something is missing or does not fit.
+        """
         storage = Storage.open(folder)
-        config = validate(GeneratorConfig, read_json(storage, CONFIG_FILE), source=f"{folder}/{CONFIG_FILE}")
+        tree = read_json(storage, CONFIG_FILE)
+        if tree.get("family", "light") != "light":
+            from styleavatar3d.gan.imports import load_classic
+
+            return load_classic(storage, tree, device)
+        config = validate(GeneratorConfig, tree, source=f"{folder}/{CONFIG_FILE}")
         generator = cls(config)
         load_weights(generator, storage)
         return generator.to(device).eval().requires_grad_(False)
