@@ -1,4 +1,4 @@
-"""Adaptive discriminator augmentation (Karras et al. 2020, "Training GANs with limited data") for pictures with cameras.
+"""Adaptive discriminator augmentation (Karras et al. 2020, "Training GANs with limited data"), with cameras.
 
 Reals and fakes are turned and tinted alike before the discriminator sees them, with a probability that a controller
 steers by how sure the discriminator is of reals. Everything that moves a picture is a change of camera, and the label
@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from styleavatar3d.camera.cameras import mirror_labels
 from styleavatar3d.config import Strict
 
-GATES = ("mirror", "shift", "scale", "turn", "brightness", "contrast", "saturation", "hue")
+GATES: tuple[str, ...] = ("mirror", "shift", "scale", "turn", "brightness", "contrast", "saturation", "hue")
 DRAWS = len(GATES) + 9
 """Uniform numbers that one image needs: a gate for each change, then its amounts (two for a shift, none to mirror) and
 one more coin for the mirror."""

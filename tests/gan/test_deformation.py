@@ -97,19 +97,19 @@ def test_it_is_smooth():
     away = torch.randn(at.shape, generator=torch.Generator().manual_seed(2), dtype=torch.double)
     away = away / away.norm(dim=2, keepdim=True) * step
     stretch = (posed(at + away, turns) - posed(at, turns)).norm(dim=2) / step
-    assert 0.02 < stretch.min() and stretch.max() < 4.5
+    assert stretch.min() > 0.02 and stretch.max() < 4.5
 
 
 def test_gradients_are_those_of_the_exact_inverse():
-    at, turns = points(6, 2, torch.float64).requires_grad_(), poses(2, 0.8, torch.float64).requires_grad_()
-    assert torch.autograd.gradcheck(unpose, (at, turns), atol=1e-4, rtol=1e-3)
-    assert torch.autograd.gradcheck(posed, (at, turns), atol=1e-4, rtol=1e-3)
+    at, turns = points(40, 2, torch.float64).requires_grad_(), poses(2, 0.8, torch.float64).requires_grad_()
+    assert torch.autograd.gradcheck(unpose, (at, turns), fast_mode=True, atol=1e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(posed, (at, turns), fast_mode=True, atol=1e-4, rtol=1e-3)
 
 
 def test_gradients_at_rest_are_not_lost():
     turns = torch.zeros(2, 6, dtype=torch.float64, requires_grad=True)
     at = points(20, 2, torch.float64)
-    assert torch.autograd.gradcheck(lambda t: unpose(at, t), turns, atol=1e-4, rtol=1e-3)
+    assert torch.autograd.gradcheck(lambda t: unpose(at, t), turns, fast_mode=True, atol=1e-4, rtol=1e-3)
     (gradient,) = torch.autograd.grad(unpose(at, turns)[..., 0].sum(), turns)
     assert gradient.isfinite().all() and gradient.abs().sum() > 0
 

@@ -5,6 +5,7 @@ Each writes what it found to FOLDER/RANK.
 
 import os
 import sys
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -47,11 +48,11 @@ def shared_gradients(world: World) -> dict[str, torch.Tensor]:
     for kind in ("reached", "unreached"):
         judge = network()
         hooked = DistributedDataParallel(judge)
+        look = partial(hooked, labels=labels, precise=True)
         if kind == "reached":
             gradient_penalty(hooked, pictures, labels).backward()
         else:
-            look = {"pictures": pictures}
-            squared_gradients(lambda pictures: hooked(pictures, labels, precise=True), look)["pictures"].backward()
+            squared_gradients(look, {"pictures": pictures})["pictures"].backward()
         gradients = {name: p.grad for name, p in judge.named_parameters()}
         found |= {f"{kind}.{name}": torch.zeros(1) if g is None else g.clone() for name, g in gradients.items()}
     return found
