@@ -55,7 +55,7 @@ class ClipFeatures:
 
     def __init__(self, folder: str | Path):
         self.clip = ClipEncoder.from_pretrained(folder)
-        self.name = f"clip-{self.clip.dim}-{_digest(self.clip.model.state_dict())}"
+        self.name = f"clip-{self.clip.dim}-{digest(self.clip.model.state_dict())}"
 
     def __call__(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch numbers"]:
         return self.clip.images(images)
@@ -65,7 +65,7 @@ class InceptionFeatures:
     """The 2048 pooled numbers of the Inception v3 of the FID paper, by torch-fidelity, which resizes as it did."""
 
     def __init__(self, weights: dict[str, Tensor]):
-        self.name = f"inception-2048-{_digest(weights)}"
+        self.name = f"inception-2048-{digest(weights)}"
         file = io.BytesIO()
         torch.save(weights, file)  # the library reads pickles only: it is given one that was written here
         file.seek(0)
@@ -126,7 +126,7 @@ def _inception_module() -> Iterator[Any]:
         sys.modules.update(before)
 
 
-def _digest(weights: dict[str, Tensor]) -> str:
+def digest(weights: dict[str, Tensor]) -> str:
     """12 hex digits that name these weights."""
     whole = hashlib.sha256()
     for name, tensor in sorted(weights.items()):

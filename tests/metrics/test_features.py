@@ -24,7 +24,7 @@ def test_a_clip_is_named_by_its_weights(tmp_path: Path) -> None:
     rows = clip(torch.zeros(2, 3, 32, 32))
     assert rows.shape == (2, 16) and torch.allclose(rows.norm(dim=1), torch.ones(2), atol=1e-5)
     clip.clip.model.visual_projection.weight.data[0, 0] += 1
-    assert features._digest(clip.clip.model.state_dict()) not in clip.name
+    assert features.digest(clip.clip.model.state_dict()) not in clip.name
 
 
 def test_features_that_do_not_exist_are_refused(tmp_path: Path) -> None:
