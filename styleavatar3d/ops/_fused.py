@@ -14,8 +14,8 @@ from torch import Tensor
 from styleavatar3d.ops import _cuda
 from styleavatar3d.ops._build import cpu_kernels
 
-CHANNELS_MULTIPLE, HIDDEN_MULTIPLE = 8, 4
-MAX_CHANNELS, MAX_FEATURES = 32, 128
+CHANNELS_MULTIPLE, HIDDEN_MULTIPLE = {"cpu": 8, "cuda": 16}, 4
+MAX_CHANNELS, MAX_FEATURES = 32, {"cpu": 128, "cuda": 35}
 COLORS = {"none": 0, "sigmoid": 1, "leaky_relu": 2}
 
 
@@ -39,28 +39,25 @@ def settings(
 def fits(levels: Sequence[Tensor], decoder: Sequence[Tensor], geometry: Sequence[Tensor]) -> bool:
     """Whether a kernel computes this: float32 (planes also bfloat16), no gradient to rays or samples, fitting sizes."""
     device = levels[0].device
+    if device.type not in MAX_FEATURES:
+        return False
     numbers = (*decoder, *geometry)
     return (
         levels[0].dtype in (torch.float32, torch.bfloat16)
         and all(part.dtype == torch.float32 for part in numbers)
         and all(part.device == device for part in (*levels, *numbers))
         and not (torch.is_grad_enabled() and any(part.requires_grad for part in geometry))
+        and len(levels) <= _cuda.MAX_LEVELS
         and levels[0].shape[4] <= MAX_CHANNELS
-        and decoder[3].shape[0] - 1 <= MAX_FEATURES
-        and _kernels(device) is not None
+        and decoder[3].shape[0] - 1 <= MAX_FEATURES[device.type]
+        and (cpu_kernels() if device.type == "cpu" else _cuda.kernels()) is not None
     )
-
-
-def _kernels(device: torch.device):
-    if device.type == "cpu":
-        return cpu_kernels()
-    return _cuda.kernels() if device.type == "cuda" else None
 
 
 def pad(levels: Sequence[Tensor], decoder: Sequence[Tensor]) -> tuple[list[Tensor], list[Tensor]]:
     """Contiguous planes and decoder whose sizes are multiples of what the kernels take; zeros change no result."""
     hidden_weight, hidden_bias, output_weight, output_bias = decoder
-    channels = -levels[0].shape[4] % CHANNELS_MULTIPLE
+    channels = -levels[0].shape[4] % CHANNELS_MULTIPLE[levels[0].device.type]
     units = -hidden_bias.shape[0] % HIDDEN_MULTIPLE
     padded = [
         F.pad(hidden_weight, (0, units, 0, channels)).contiguous(),
