@@ -3,6 +3,7 @@
 Reads the stores that `population.fill` completed; nothing is drawn here. See docs/metrics.md for what each number is.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -33,8 +34,8 @@ def distances(population: Population) -> dict[str, Any]:
     """How far held-out renders are from the generator's pictures, from those it learned from and from the pictures of
     an untrained one; the same in each band of yaw; and how far its views are turned from their cameras."""
     job = population.job
-    stores = {source: population.store(source) for source in job.sources if source not in ("avatars", "figures")}
-    real, pictures = stores.pop("renders"), stores
+    real = population.store("renders")
+    pictures = {of: population.store(of) for of in job.sources if of in ("generator", "untrained", "synthesised")}
     rows = [{"pictures of": of, "count": fake.count, **compared(real, fake)} for of, fake in pictures.items()]
     show(f"distance from held-out renders, {population.features.name} features", rows)
     table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"features": population.features.name}
@@ -54,7 +55,7 @@ def distances(population: Population) -> dict[str, Any]:
 def compared(real: FeatureStore, fake: FeatureStore) -> dict[str, float | None]:
     """FID, KID, precision and recall."""
     reals, fakes = real.gather("features"), fake.gather("features")
-    distance = {
+    distance: dict[str, float | None] = {
         "FID": round(frechet_distance(real.gaussian(), fake.gaussian()), 4),
         "KID": round(kernel_distance(reals, fakes), 5),
     }
@@ -64,7 +65,7 @@ def compared(real: FeatureStore, fake: FeatureStore) -> dict[str, float | None]:
     return distance | {"precision": round(shares.precision, 3), "recall": round(shares.recall, 3)}
 
 
-def bands(population: Population, real: FeatureStore, pictures: dict[Source, FeatureStore]) -> list[dict[str, Any]]:
+def bands(population: Population, real: FeatureStore, pictures: Mapping[Source, FeatureStore]) -> list[dict[str, Any]]:
     """FID and KID among the views of each band; None where there are too few."""
     rows = []
     for name, (low, high) in BANDS.items():
@@ -89,12 +90,12 @@ def among(population: Population, store: FeatureStore, low: float, high: float) 
     return (yaw >= low) & (yaw < high)
 
 
-def turns(population: Population, source: Source) -> dict[str, float]:
+def turns(population: Population, source: Source) -> dict[str, float | None]:
     """Median and 90th percentile of the errors of yaw, pitch and pose, degrees; and faces where none should be."""
     store = population.store(source)
     labels = population.job.labels(range(store.count))
     errors = pose_errors(Pose(store.gather("yaw"), store.gather("pitch")), labels)
-    told = {
+    told: dict[str, float | None] = {
         f"{name} {which}": round(value, 2)
         for name, error in zip(PoseErrors._fields, errors, strict=True)
         for which, value in (("median", error.median().item()), ("90th percentile", error.quantile(0.9).item()))

@@ -57,10 +57,15 @@ class Job:
     @property
     def sources(self) -> list[Source]:
         """What there is to measure, in order."""
-        pictures: list[Source] = ["renders", "generator"]
-        pictures += ["untrained"] if self.untrained else []
-        pictures += ["synthesised"] if self.data else []
-        return (pictures if self.samples else []) + (["figures", "avatars"] if self.avatars else [])
+        asked: list[tuple[Source, object]] = [
+            ("renders", self.samples),
+            ("generator", self.samples),
+            ("untrained", self.samples and self.untrained),
+            ("synthesised", self.samples and self.data),
+            ("figures", self.avatars),
+            ("avatars", self.avatars),
+        ]
+        return [source for source, wanted in asked if wanted]
 
     def count(self, source: Source) -> int:
         if source in SOLIDS:
