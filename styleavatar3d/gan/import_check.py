@@ -7,6 +7,7 @@ noise is constant, unless a tensor's name says otherwise (`_explicit`, `_psi07`,
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable
 from functools import cached_property
@@ -30,7 +31,7 @@ from styleavatar3d.gan.classic_renderer import (
 from styleavatar3d.gan.generator import Rendering
 from styleavatar3d.gan.imports import read_json_file, read_tensors
 
-INPUTS = re.compile(r"z|c|dy_\w+|jitter_explicit|u_explicit|query_points")
+INPUTS = re.compile(r"z|c|p|dy_\w+|jitter_explicit|u_explicit|query_points")
 _VIEW = re.compile(
     r"(image|image_raw|image_depth|image_mask|mask|alpha)"
     r"(?:_psi(?P<psi>\d{2}))?(?:_cutoff(?P<cutoff>\d+))?(?:_noise_(?P<noise>const|none))?"
@@ -71,22 +72,26 @@ def _compare(name: str, made: Tensor, stored: dict[str, Tensor], described: dict
     if "suggested_atol" not in described:
         raise StyleAvatarError(f"there is no tolerance for {name}", expected="suggested_atol in the JSON beside it")
     wanted, tolerance = stored[name], float(described["suggested_atol"])
+    row = {"tensor": name, "error": "of another size", "tolerance": tolerance, "ok": False}
     if made.numel() != wanted.numel():
-        return {"tensor": name, "error": float("inf"), "tolerance": tolerance, "ok": False}
+        return row
     error = (made.detach().reshape(wanted.shape).to(wanted) - wanted).abs()
     where = described.get("compare_only_where")
     if where:
         error = error[_region(where, stored).expand_as(error)]
     largest = error.max().item() if error.numel() else 0.0
-    return {"tensor": name, "error": largest, "tolerance": tolerance, "ok": largest <= tolerance}  # a NaN is not ok
+    if not math.isfinite(largest):
+        return row | {"error": "not finite"}
+    return row | {"error": float(f"{largest:.2e}"), "ok": largest <= tolerance}
 
 
 def _region(condition: str, stored: dict[str, Tensor]) -> Tensor:
     """The pixels that a condition such as "alpha > 0.001" means."""
     match = re.fullmatch(r"\s*(\w+)\s*>\s*([\d.e+-]+)\s*", condition)
-    if match is None or match[1] not in stored:
+    region = None if match is None else stored.get(match[1], stored.get(f"image_{match[1]}"))
+    if match is None or region is None:
         raise StyleAvatarError("this condition cannot be read", got=condition, expected="the name of a tensor > number")
-    return stored[match[1]] > float(match[2])
+    return region > float(match[2])
 
 
 class Recomputation:
@@ -96,9 +101,12 @@ class Recomputation:
         for name in ("z", "c"):
             if name not in stored:
                 raise StyleAvatarError(f"the file holds no {name}", got=", ".join(list(stored)[:8]), expected="z and c")
-        self.generator, self.stored = generator, stored
+        labels = stored["c"]
+        if "p" in stored and labels.shape[1] == CAMERA_NUMBERS:  # camera and body pose, where they are stored apart
+            labels = torch.cat([labels, stored["p"]], 1)
+        self.generator, self.stored = generator, stored | {"c": labels}
         self.size = resolution or generator.config.neural_resolution
-        self.labels = generator.shifted(stored["z"], stored["c"])
+        self.labels = generator.shifted(stored["z"], labels)
 
     def __call__(self, name: str) -> Tensor | None:
         """The tensor of that name; None if nothing here makes it."""

@@ -17,6 +17,7 @@ from styleavatar3d.gan.classic_config import ClassicConfig, Family
 Shapes = Mapping[str, tuple[int, ...]]
 _CROP = 0.1
 """PanoHead: world units; pyramid: share of the box. EG3D does not crop"""
+_MAPPING_RATE = 0.01
 _FOCAL = {"eg3d": 4.2647, "panohead": 4.2647, "pyramid": 6.5104}
 """of the views that each was trained on; labels carry their own"""
 _DENSITIES = ("softplus", None)
@@ -43,7 +44,11 @@ def classic_config(family: Family, settings: Mapping[str, Any], shapes: Shapes) 
         raise StyleAvatarError(
             "these weights are of another family", got=found, expected=family, remedy=f"use --family {found}"
         )
-    rendering = _mapping(settings, "rendering_kwargs")
+    rendering, mapping = _mapping(settings, "rendering_kwargs"), settings.get("mapping_kwargs") or {}
+    if mapping.get("lr_multiplier", _MAPPING_RATE) != _MAPPING_RATE:
+        raise StyleAvatarError(
+            "this mapping network is not known here", got=mapping["lr_multiplier"], expected="lr_multiplier 0.01"
+        )
     w_dim = _dimension(shapes, "backbone.mapping.fc0.weight", 0)
     label_size = shapes.get("backbone.mapping.embed.weight", (0, 0))[1]
     channels = _dimension(shapes, "decoder.net.0.weight", 1)
