@@ -241,7 +241,7 @@ class Generator(nn.Module):
 
     @classmethod
     def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> Any:
-        """Read what `save_pretrained` wrote, or an import: then config.json names its family, and a ClassicGenerator comes.
+        """Read what `save_pretrained` wrote. Of an import, whose config.json names its family, a ClassicGenerator.
 
         Raises StyleAvatarError if something is missing or does not fit.
         """

@@ -47,7 +47,8 @@ CONFIGS = {
     "pyramid": ClassicConfig(
         family="pyramid", label_size=31, pose_numbers=6, plane_channels=4,
         decoder=ClassicDecoder(width=8, colors="none"), **GRID,
-        background=ClassicBackground(resolution=8, channel_base=64, channel_max=8), **SMALL | {"channel_base": 288, "channel_max": 36},
+        background=ClassicBackground(resolution=8, channel_base=64, channel_max=8),
+        **SMALL | {"channel_base": 288, "channel_max": 36},
         rendering=ClassicRendering(samples=(6, 6), near=2.385, far=3.12, box=0.7, crop=0.07),
         camera=ClassicCamera(focal=6.5104),
     ),
