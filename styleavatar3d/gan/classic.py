@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from styleavatar3d.camera.cameras import orbit_labels
+from styleavatar3d.camera.ancestors import camera_labels, focal_intrinsics, look_at
 from styleavatar3d.camera.rays import rays
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.background import BackgroundNetwork, composed
@@ -33,9 +33,11 @@ from styleavatar3d.gan.classic_renderer import (
 from styleavatar3d.gan.classic_superresolution import ClassicSuperResolutionModule
 from styleavatar3d.gan.generator import Rendering
 from styleavatar3d.gan.hierarchy import HierarchicalSynthesis
-from styleavatar3d.gan.pose_branch import PoseBranch
+from styleavatar3d.gan.pose_branch import PoseBranch, mirrored_where, on_figures_left, turned_back
 from styleavatar3d.gan.stylegan2 import FullyConnectedLayer, MappingNetwork, Noise, SynthesisNetwork, ToRGBLayer
 from styleavatar3d.ops.bias_act import bias_act
+from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import save_weights
 
 Planes = Sequence[Level]
 Draws = tuple[Float[Tensor, "#batch #rays coarse"], Float[Tensor, "#batch #rays fine"]]
@@ -88,9 +90,7 @@ class ClassicGenerator(nn.Module):
             input_resolution=config.super_resolution_input,
         )  # fmt: skip
         self.t_mapping = (
-            MappingNetwork(
-                config.z_dim, config.label_size, 3, layers=2, lr_multiplier=1.0, last_activation="linear"
-            )
+            MappingNetwork(config.z_dim, config.label_size, 3, layers=2, lr_multiplier=1.0, last_activation="linear")
             if config.camera_shift
             else None
         )
@@ -121,10 +121,10 @@ class ClassicGenerator(nn.Module):
 
     def front_label(self, batch: int) -> Float[Tensor, "batch 25"]:
         """The camera that looks at the face from the front."""
-        camera, zeros = self.config.camera, torch.zeros(batch)
-        label = orbit_labels(zeros, zeros, camera.radius, camera.focal)
-        label[:, _TRANSLATION] += torch.tensor(camera.pivot) * torch.tensor([1.0, 1.0, 0.0])
-        return label
+        camera = self.config.camera
+        position, pivot = torch.tensor([[0.0, 0.0, camera.radius]]), torch.tensor([camera.pivot])
+        intrinsics = focal_intrinsics(torch.tensor([camera.focal]))
+        return camera_labels(look_at(position, pivot), intrinsics).expand(batch, -1)
 
     def shifted(
         self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch label"]
@@ -166,7 +166,10 @@ class ClassicGenerator(nn.Module):
         return self.decoder(features)
 
     def field(
-        self, planes: Planes, points: Float[Tensor, "batch points 3"], codes: Float[Tensor, "batch slots w"] | None = None
+        self,
+        planes: Planes,
+        points: Float[Tensor, "batch points 3"],
+        codes: Float[Tensor, "batch slots w"] | None = None,
     ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points"]]:
         """Colour in [0, 1] and density per world unit. `codes` are needed where a layer makes the raw picture."""
         features, raw = self.raw_field(planes, points)
@@ -201,7 +204,9 @@ class ClassicGenerator(nn.Module):
         `super_resolution` the image is the raw picture: the same from all sides, at any resolution.
         """
         size = resolution or self.config.neural_resolution
-        maps = self._maps(planes, labels[:, :CAMERA_NUMBERS].to(planes[-1]), size, samples, jitter, density_noise, chunk)
+        maps = self._maps(
+            planes, labels[:, :CAMERA_NUMBERS].to(planes[-1]), size, samples, jitter, density_noise, chunk
+        )
         features = maps.features.mT.unflatten(2, (size, size))
         weight, depth = (x.unflatten(1, (1, size, size)) for x in (maps.weight, maps.depth))
         if self.bcg_synthesis is not None:
@@ -227,10 +232,10 @@ class ClassicGenerator(nn.Module):
             return self._seen_field(planes, points, density_noise)
 
         def part(where: slice) -> tuple[RayMaps, Tensor]:
-            limits = (x[:, where] if isinstance(x, Tensor) else x for x in (near, far))
-            draws = (x if x.shape[1] == 1 else x[:, where] for x in (coarse, fine))
+            start, end = (x[:, where] if isinstance(x, Tensor) else x for x in (near, far))
+            draws, quantiles = (x if x.shape[1] == 1 else x[:, where] for x in (coarse, fine))
             return render_rays(
-                seen, origins[:, where], directions[:, where], *limits, *draws, disparity=rendering.disparity,
+                seen, origins[:, where], directions[:, where], start, end, draws, quantiles, disparity=rendering.disparity,
                 white_background=rendering.white_background, signed=self.config.decoder.colors == "sigmoid",
             )  # fmt: skip
 
@@ -256,6 +261,19 @@ class ClassicGenerator(nn.Module):
         codes = self.mapping(z, labels, truncation, cutoff)
         planes = self.planes(codes, noise=noise)
         return self.render(planes, self.shifted(z, labels), codes=codes, noise=noise, **options)
+
+    def body_pose(
+        self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch label"]
+    ) -> Float[Tensor, "batch pose"]:
+        """The body pose with which training shows this latent from this camera."""
+        if self.pose_branch is None:
+            raise StyleAvatarError("this generator predicts no body pose", expected="pose_numbers > 0 in its config")
+        mirror = on_figures_left(labels)
+        return turned_back(self.pose_branch(z, mirrored_where(labels, mirror)), mirror)
+
+    def save_pretrained(self, folder: str) -> None:
+        """Write single-precision safetensors and config.json to a folder or s3:// prefix."""
+        save_weights(Storage.open(folder), self, self.config.model_dump(mode="json"), half=False)
 
     def _slots(self, codes: Tensor) -> Tensor:
         if codes.shape[1] == 1:
@@ -301,7 +319,9 @@ class Backbone(nn.Module):
 def even_draws(samples: tuple[int, int], like: Tensor) -> Draws:
     """Half a step of jitter, and quantiles from 0 to 1, both ends included."""
     coarse, fine = samples
-    return like.new_full((1, 1, coarse), 0.5), torch.linspace(0, 1, fine, device=like.device, dtype=like.dtype)[None, None]
+    return like.new_full((1, 1, coarse), 0.5), torch.linspace(0, 1, fine, device=like.device, dtype=like.dtype)[
+        None, None
+    ]
 
 
 def mixed(

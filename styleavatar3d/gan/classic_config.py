@@ -1,6 +1,7 @@
-"""Sizes of the ancestors' networks: EG3D, PanoHead and Portrait3D's pyramid (`method` names of their papers in brackets).
+"""Sizes of the ancestors' networks: EG3D, PanoHead and Portrait3D's pyramid.
 
-Every size is a setting. `PRESETS` holds the published full-size networks; the counts beside them are checked by a test.
+Every size is a setting. `PRESETS` and `DISCRIMINATOR_PRESETS` hold the published full-size networks with their number
+of parameters.
 """
 
 from typing import Literal

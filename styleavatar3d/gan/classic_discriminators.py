@@ -11,8 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.classic_config import CAMERA_NUMBERS, ClassicDiscriminatorConfig
-from styleavatar3d.gan.pose_branch import PoseBranch
+from styleavatar3d.gan.classic_config import ClassicDiscriminatorConfig
+from styleavatar3d.gan.pose_branch import PoseBranch, mirrored_where, on_figures_left, turned_back
 from styleavatar3d.gan.resampling import resize
 from styleavatar3d.gan.stylegan2 import (
     RESAMPLING_TAPS,
@@ -162,6 +162,23 @@ class ClassicDiscriminator(nn.Module):
         if self.config.label_noise:
             labels = labels + torch.randn_like(labels) * labels.std(0) * self.config.label_noise
         return self.mapping(None, labels)
+
+    def body_pose(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        raw: Float[Tensor, "batch 3 rows columns"],
+        labels: Float[Tensor, "batch label"],
+        mask: Float[Tensor, "batch 1 rows columns"] | None = None,
+    ) -> Float[Tensor, "batch pose"]:
+        """The body pose in a picture. Views from the figure's left are looked at in the mirror."""
+        if self.pose_branch is None:
+            raise StyleAvatarError("this discriminator sees no body pose", expected="pose_numbers > 0 in its config")
+        mirror = on_figures_left(labels)
+        rows = mirror[:, None, None, None]
+        image, raw = (torch.where(rows, x.flip(3), x) for x in (image, raw))
+        mask = mask if mask is None else torch.where(rows, mask.flip(3), mask)
+        features = self.features(image, raw, mask).flatten(1)
+        return turned_back(self.pose_branch(features, mirrored_where(labels, mirror)), mirror)
 
     def _resized(self, x: Tensor, size: int) -> Tensor:
         return x if x.shape[-1] == size else resize(x, size, self.config.resize, self.resample_filter)

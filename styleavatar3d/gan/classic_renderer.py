@@ -1,7 +1,7 @@
 """Volume rendering as the ancestors do it, number for number, in plain PyTorch (EG3D section 4.2, PanoHead 3.1).
 
 A volume is one or more levels of three planes `[batch, 3, channel * depth, height, width]`, channel index
-`channel * depth + slice`. What happens between rays and their maps is `render_rays`; a fused operator can stand in for it.
+`channel * depth + slice`. All between rays and their maps is `render_rays`; a fused operator can stand in for it.
 """
 
 from collections.abc import Callable, Sequence
@@ -15,7 +15,8 @@ from torch import Tensor
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.classic_config import ClassicRendering
 
-Level = Float[Tensor, "#batch 3 channels height width"]
+Level = Float[Tensor, "_ 3 _ _ _"]
+"""[batch or 1, 3, channel * depth, height, width]"""
 Field = Callable[[Tensor], tuple[Tensor, Tensor]]
 """points -> (colour features, raw density)"""
 
@@ -54,7 +55,11 @@ def plane_features(
 
 
 def volume_features(
-    levels: Sequence[Level], points: Float[Tensor, "batch points 3"], *, box: float, depth: int | None,
+    levels: Sequence[Level],
+    points: Float[Tensor, "batch points 3"],
+    *,
+    box: float,
+    depth: int | None,
     third_plane: str = "yz",
 ) -> Float[Tensor, "batch 3 points channel"]:
     """Mean over levels of the features of each plane."""
@@ -79,12 +84,15 @@ def cull_mask(raw_density: Float[Tensor, "batch points 1"], threshold: float) ->
 
 
 def stratified_depths(
-    near: Float[Tensor, "*#rays"] | float, far: Float[Tensor, "*#rays"] | float, jitter: Float[Tensor, "*#rays samples"],
-    *, disparity: bool = False,
-) -> Float[Tensor, "..."]:  # fmt: skip
-    """Depth i lies (i + jitter) steps behind `near`, of samples - 1 steps to `far`; so the last may lie beyond `far`."""
+    near: Float[Tensor, "*#rays"] | float,
+    far: Float[Tensor, "*#rays"] | float,
+    jitter: Float[Tensor, "*#rays samples"],
+    *,
+    disparity: bool = False,
+) -> Float[Tensor, "..."]:
+    """Depth i lies i + jitter steps behind `near`, of samples - 1 steps to `far`: the last may lie beyond `far`."""
     count = jitter.shape[-1]
-    part = (torch.linspace(0, 1, count, device=jitter.device, dtype=jitter.dtype) + jitter / (count - 1))
+    part = torch.linspace(0, 1, count, device=jitter.device, dtype=jitter.dtype) + jitter / (count - 1)
     near, far = (value[..., None] if isinstance(value, Tensor) else value for value in (near, far))
     if disparity:
         return 1 / (1 / near * (1 - part) + 1 / far * part)
@@ -110,7 +118,9 @@ def smooth_weights(weights: Float[Tensor, "*rays intervals"]) -> Float[Tensor, "
 
 
 def inverse_cdf(
-    bins: Float[Tensor, "*rays edges"], weights: Float[Tensor, "*rays intervals"], quantiles: Float[Tensor, "*#rays fine"]
+    bins: Float[Tensor, "*rays edges"],
+    weights: Float[Tensor, "*rays intervals"],
+    quantiles: Float[Tensor, "*#rays fine"],
 ) -> Float[Tensor, "*rays fine"]:
     """Places at which the cumulated weights reach `quantiles`; weight i belongs to [bins i, bins i + 1]."""
     share = weights + _PDF_FLOOR
@@ -175,7 +185,7 @@ def box_limits(
 def ray_limits(
     origins: Float[Tensor, "batch rays 3"], directions: Float[Tensor, "batch rays 3"], rendering: ClassicRendering
 ) -> tuple[Tensor | float, Tensor | float]:
-    """Near and far. With "auto", rays that miss the box get the smallest NEAR and the largest NEAR of those that hit."""
+    """Near and far. With "auto", rays that miss the box get the smallest NEAR and the largest NEAR of the others."""
     if rendering.near != "auto" and rendering.far != "auto":
         return rendering.near, rendering.far
     near, far = box_limits(origins, directions, rendering.box)
@@ -215,9 +225,7 @@ def render_rays(
         raw = torch.cat([raw, fine_raw], -1).gather(-1, order)
         colors = torch.cat([colors, fine_colors], -2)
         colors = colors.gather(-2, order[..., None].expand(*order.shape, colors.shape[-1]))
-    maps, _ = march(
-        depths, colors, raw, white_background=white_background, signed=signed, clamp_depth=False
-    )
+    maps, _ = march(depths, colors, raw, white_background=white_background, signed=signed, clamp_depth=False)
     return maps, torch.stack(depths.detach().aminmax())
 
 

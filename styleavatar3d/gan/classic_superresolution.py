@@ -20,7 +20,9 @@ class ClassicSuperResolutionModule(nn.Module):
         super().__init__()
         self.config, self.input_resolution = config, input_resolution
         if config.module != "8xdc":
-            self.register_buffer("resample_filter", make_filter(RESAMPLING_TAPS))  # unused, but published weights hold it
+            self.register_buffer(
+                "resample_filter", make_filter(RESAMPLING_TAPS)
+            )  # unused, but published weights hold it
         (first, second), (grow, grow_again) = WIDTHS[config.module], GROWTH[config.module]
         sizes = {"w_dim": w_dim, "image_channels": 3, "clamp": config.clamp}
         resolution = input_resolution * grow

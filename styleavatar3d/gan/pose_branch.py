@@ -32,16 +32,14 @@ def on_figures_left(labels: Float[Tensor, "batch label"]) -> Tensor:
     return labels[:, 3] > 0
 
 
-def mirrored_where(
-    labels: Float[Tensor, "batch label"], mirror: Tensor
-) -> Float[Tensor, "batch label"]:
+def mirrored_where(labels: Float[Tensor, "batch label"], mirror: Tensor) -> Float[Tensor, "batch label"]:
     """Labels whose camera is mirrored in the rows marked."""
     cameras = torch.where(mirror[:, None], mirror_labels(labels[:, :CAMERA_NUMBERS]), labels[:, :CAMERA_NUMBERS])
     return torch.cat([cameras, labels[:, CAMERA_NUMBERS:]], 1)
 
 
-def mirror_pose(pose: Float[Tensor, "batch pose"]) -> Float[Tensor, "batch pose"]:
-    """The pose of the mirrored figure."""
+def turned_back(pose: Float[Tensor, "batch pose"], mirror: Tensor) -> Float[Tensor, "batch pose"]:
+    """Poses that were predicted from mirrored views in the rows marked, as those of the views themselves."""
     signs = torch.ones_like(pose)
     signs[:, [index for index in MIRRORED if index < pose.shape[1]]] = -1
-    return pose * signs
+    return torch.where(mirror[:, None], pose * signs, pose)

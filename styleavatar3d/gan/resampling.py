@@ -1,5 +1,7 @@
 """Convolution with built-in up- or down-sampling, as in StyleGAN2 (Karras et al. 2020, section 4 and appendix B)."""
 
+from collections.abc import Sequence
+
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -68,9 +70,11 @@ def _transposed(x: Tensor, weight: Tensor, up: int, groups: int, correlate: bool
     return F.conv_transpose2d(x, weight.reshape(-1, out // groups, rows, columns), stride=up, groups=groups)
 
 
-def _convolution(x: Tensor, weight: Tensor, groups: int, correlate: bool, *, stride: int = 1, padding=0) -> Tensor:
+def _convolution(
+    x: Tensor, weight: Tensor, groups: int, correlate: bool, *, stride: int = 1, padding: Sequence[int] = (0, 0)
+) -> Tensor:
     weight = weight if correlate or weight.shape[2:] == (1, 1) else weight.flip([2, 3])
-    return F.conv2d(x, weight, stride=stride, padding=padding, groups=groups)
+    return F.conv2d(x, weight, stride=stride, padding=list(padding), groups=groups)
 
 
 def resize(

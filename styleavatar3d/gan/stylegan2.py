@@ -1,7 +1,7 @@
-"""StyleGAN2 to the letter (Karras et al. 2020, sections 2 to 4): layers, mapping and synthesis under their known names.
+"""StyleGAN2 to the letter (Karras et al. 2020, sections 2 to 4): layers, mapping and synthesis.
 
-These networks hold imported weights and full-size trainings; `backbone.py` is the lighter form. Parameters keep the names
-that published weights have (`conv0.affine.weight`), so a state dict needs no translation.
+These networks hold imported weights and full-size trainings; `backbone.py` is the lighter form. Parameters keep the
+names that published weights have (`conv0.affine.weight`), so a state dict needs no translation.
 """
 
 import math
@@ -124,9 +124,9 @@ class SynthesisLayer(nn.Module):
         self.resolution, self.up, self.clamp = resolution, up, clamp
 
     def forward(
-        self, x: Float[Tensor, "batch inputs height width"], w: Float[Tensor, "batch w"], noise: Noise = "const",
+        self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"], noise: Noise = "const",
         gain: float = 1.0,
-    ) -> Float[Tensor, "batch outputs rows columns"]:  # fmt: skip
+    ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
         y = modulated_convolution(
             x, self.weight, self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
             kernel=self.resample_filter, correlate=self.up == 1,
@@ -134,7 +134,7 @@ class SynthesisLayer(nn.Module):
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(y, self.bias, act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=clamp)
 
-    def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "batch inputs"]:
+    def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w)
 
     def noise(self, mode: Noise, batch: int) -> Tensor | None:
@@ -160,12 +160,12 @@ class ToRGBLayer(nn.Module):
         self.gain, self.clamp = 1 / math.sqrt(inputs), clamp
 
     def forward(
-        self, x: Float[Tensor, "batch inputs height width"], w: Float[Tensor, "batch w"]
-    ) -> Float[Tensor, "batch outputs height width"]:
+        self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"]
+    ) -> Float[Tensor, "rows outputs height width"]:
         y = modulated_convolution(x, self.weight, self.styles(w), demodulate=False)
         return bias_act(y, self.bias, clamp=self.clamp)
 
-    def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "batch inputs"]:
+    def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w) * self.gain
 
 
@@ -198,17 +198,14 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch outputs tall wide"], Float[Tensor, "batch image tall wide"]]:
         """Features and the accumulated picture; `codes` has one slot for each convolution and one for the picture."""
         ws = iter(codes.unbind(1))
-        if x is None:
-            x = self.const.expand(len(codes), -1, -1, -1)
-        else:
-            x = self.conv0(x, next(ws), noise)
-        x = self.conv1(x, next(ws), noise)
-        share = self.torgb(x, next(ws))
+        start = self.const.expand(len(codes), -1, -1, -1) if x is None else self.conv0(x, next(ws), noise)
+        features = self.conv1(start, next(ws), noise)
+        share = self.torgb(features, next(ws))
         if image is None:
-            return x, share
+            return features, share
         if self.up == 2:
             image = upsample2d(image, self.resample_filter)
-        return x, image + share
+        return features, image + share
 
 
 def block_resolutions(resolution: int) -> list[int]:

@@ -45,7 +45,9 @@ ACTIVATIONS = {
     "lrelu": Activation(F.leaky_relu, None, gain=math.sqrt(2), alpha=0.2),
     "tanh": Activation(lambda u, alpha: u.tanh(), lambda u: 1 - u.tanh().square()),
     "sigmoid": Activation(lambda u, alpha: u.sigmoid(), lambda u: u.sigmoid() * (1 - u.sigmoid())),
-    "elu": Activation(lambda u, alpha: F.elu(u), lambda u: torch.where(u > 0, torch.ones_like(u), u.clamp(max=0).exp())),
+    "elu": Activation(
+        lambda u, alpha: F.elu(u), lambda u: torch.where(u > 0, torch.ones_like(u), u.clamp(max=0).exp())
+    ),
     "selu": Activation(lambda u, alpha: F.selu(u), _selu_slope),
     "softplus": Activation(lambda u, alpha: F.softplus(u), lambda u: u.sigmoid()),
     "swish": Activation(lambda u, alpha: u.sigmoid() * u, _swish_slope, gain=math.sqrt(2)),
@@ -102,9 +104,7 @@ def _biased(x: Tensor, bias: Tensor | None, dim: int) -> Tensor:
 
 
 @torch.library.custom_op("styleavatar3d::bias_act", mutates_args=())
-def _bias_act(
-    x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float
-) -> Tensor:
+def _bias_act(x: Tensor, bias: Tensor | None, dim: int, act: str, alpha: float, gain: float, clamp: float) -> Tensor:
     y = _biased(x, bias, dim)
     if act == "lrelu" and y is not x:
         F.leaky_relu_(y, alpha)

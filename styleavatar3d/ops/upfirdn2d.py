@@ -137,9 +137,9 @@ def _passes(kernel: Tensor | None, flip: bool, gain: float, like: Tensor) -> lis
     """Kernels to correlate with, one after the other, each [height, width]."""
     if kernel is None:
         return [like.new_full((1, 1), gain)]
-    kernel = kernel.to(like) * gain ** (kernel.ndim / 2)
-    kernel = kernel if flip else kernel.flip(list(range(kernel.ndim)))
-    return [kernel] if kernel.ndim == 2 else [kernel[None, :], kernel[:, None]]
+    taps = kernel.to(like) * gain ** (kernel.ndim / 2)
+    taps = taps if flip else taps.flip(list(range(taps.ndim)))
+    return [taps] if taps.ndim == 2 else [taps[None, :], taps[:, None]]
 
 
 # --- the operator ---
@@ -168,7 +168,8 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _result_size(shape, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int]) -> list[int]:
+def _result_size(shape, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int]) -> list:
+    """Rows and columns; symbols while a graph is traced."""
     (width, height), (left, right, top, bottom) = _size(kernel), padding
     tall = shape[2] * up[1] + top + bottom - height
     wide = shape[3] * up[0] + left + right - width
