@@ -106,7 +106,7 @@ def render_planes_backward(
     depths: Sequence[int],
     switches: Sequence[int],
 ) -> list[Tensor]:
-    """Float32 gradients of the levels, and last those of the decoder's numbers in one row; `drawn` is sorted samples."""
+    """Float32 gradients of the levels, and last of the decoder's numbers in one row; `drawn` is of sorted samples."""
     return cpu_kernels().render_planes_backward(
         levels, decoder, rays, drawn, pixel_gradients, numbers, depths, switches
     )

@@ -71,7 +71,7 @@ def composite(
     backdrop: Float[Tensor, "*rays"],
     density_gain: float = 1.0,
 ) -> Rendering:
-    """Features, mask and depth of rays whose samples are sorted by depth; `backdrop` is the depth of what is not hit."""
+    """Features, mask and depth of rays with samples sorted by depth; `backdrop` is the depth of what is not hit."""
     weights = interval_weights(depths, raw_density, density_gain)
     mask = weights.sum(-1)
     interval_features = (features[..., 1:, :] + features[..., :-1, :]) / 2
@@ -98,9 +98,9 @@ def importance_depths(
 ) -> Float[Tensor, "*rays fine"]:
     """Depths drawn where the weights are.
 
-    By strata, `fine` is the place in [0, 1) inside each part of equal probability, and the result is sorted. Weights are
-    smoothed as in EG3D, but stay on the intervals that they were measured on. In EG3D's way `fine` holds quantiles in
-    [0, 1], and weight i + 1 counts for the interval between the middles of intervals i and i + 1.
+    By strata, `fine` is the place in [0, 1) inside each part of equal probability, and the result is sorted. Weights
+    are smoothed as in EG3D, but stay on the intervals that they were measured on. In EG3D's way `fine` holds quantiles
+    in [0, 1], and weight i + 1 counts for the interval between the middles of intervals i and i + 1.
     """
     smooth, count = smooth_weights(weights), fine.shape[-1]
     if sampling == "eg3d":

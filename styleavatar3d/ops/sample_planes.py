@@ -78,10 +78,7 @@ def _sample_grid(grid: Tensor, places: Tensor) -> Tensor:
     if dimensions == 2:
         channels_first = channels_first[:, :, 0]
     places = places.reshape(batch, *[1] * (dimensions - 1), count, dimensions)
-    if places.requires_grad:
-        sampled = _interpolate(channels_first, places)
-    else:
-        sampled = _Sample.apply(channels_first, places)
+    sampled = _interpolate(channels_first, places) if places.requires_grad else _Sample.apply(channels_first, places)
     return sampled.flatten(2).transpose(1, 2)
 
 

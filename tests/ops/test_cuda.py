@@ -15,7 +15,9 @@ BOX, GAIN = 0.8, 10.0
 CASES = {
     "miniature": {},
     "EG3D": {"depths": (1, 1, 1), "features": 32, "march": March("eg3d"), "axes": "eg3d", "limit": float("inf")},
-    "pyramid": {"levels": (3, 6, 11), "depths": (3, 3, 3), "features": 6, "colors": "leaky_relu", "hidden_is": "softplus"},
+    "pyramid": {
+        "levels": (3, 6, 11), "depths": (3, 3, 3), "features": 6, "colors": "leaky_relu", "hidden_is": "softplus",
+    },
     "bfloat16, shared, cropped": {"levels": (4, 8), "bfloat16": True, "shared": True, "march": March(crop=0.12)},
     "noise and disparity": {"noise": True, "colors": "none", "march": March("strata", "disparity")},
     "coarse only": {"samples": (7, 0)},

@@ -134,7 +134,8 @@ def test_a_picture_of_eg3d_from_its_planes(render, drawn):
     fine = golden["u_explicit"].view(2, 256, 12) if drawn else torch.linspace(0, 1, 12).expand(2, 1, 12)
     seen = render(
         planes, decoder_of(weights, "decoder."), golden["ray_origins"], golden["ray_directions"], near, far, coarse,
-        fine, box=1.0, depths=(1, 1, 1), axes="eg3d", limit=torch.inf, march=March("eg3d"), backdrop=torch.zeros(2, 256),
+        fine, box=1.0, depths=(1, 1, 1), axes="eg3d", limit=torch.inf, march=March("eg3d"),
+        backdrop=torch.zeros(2, 256),
     )  # fmt: skip
     golden.check(f"image_raw{drawn}", (seen.features * 2 - 1).mT.view(2, 32, 16, 16)[:, :3])
     ends = c.stratified_depths(near, far, coarse, "eg3d")[..., [0, -1]]
