@@ -235,8 +235,9 @@ class ClassicGenerator(nn.Module):
             start, end = (x[:, where] if isinstance(x, Tensor) else x for x in (near, far))
             draws, quantiles = (x if x.shape[1] == 1 else x[:, where] for x in (coarse, fine))
             return render_rays(
-                seen, origins[:, where], directions[:, where], start, end, draws, quantiles, disparity=rendering.disparity,
-                white_background=rendering.white_background, signed=self.config.decoder.colors == "sigmoid",
+                seen, origins[:, where], directions[:, where], start, end, draws, quantiles,
+                disparity=rendering.disparity, white_background=rendering.white_background,
+                signed=self.config.decoder.colors == "sigmoid",
             )  # fmt: skip
 
         return render_in_chunks(part, origins.shape[1], chunk)
