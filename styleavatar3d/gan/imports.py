@@ -31,6 +31,9 @@ LICENCES = {
     "pyramid": ["not stated", "nvidia-source-code-eg3d"],
 }
 """of the published weights of each family"""
+_NON_COMMERCIAL = """The published weights of this family are mostly for
+non-commercial use (research and evaluation), and so is everything that is made with them: data sets, avatars and the
+models that learn from those. """
 _MAX_BYTES = 4 << 30
 _SHOWN = 5
 _BODY_MODEL = "renderer."
@@ -202,6 +205,8 @@ def _refuse_names(what: str, source: Source, names: Sequence[str] | set[str]) ->
 
 def _card(config: ClassicConfig, source: Source, licences: Sequence[str]) -> str:
     """What the weights are and where they come from, as a README with a metadata head."""
+    published = licences == LICENCES[config.family]
+    terms = _NON_COMMERCIAL if published else "Whoever imported them stated it. "
     return f"""---
 library_name: styleavatar3d
 tags: [3d-gan, avatar, imported]
@@ -213,9 +218,7 @@ sha256_of_source: {source.sha256}
 
 These weights were not made by this project. They were imported from `{source.file.name}` (sha256 `{source.sha256}`).
 
-**Their licence is that of their source: {", ".join(licences)}.** The published weights of this family are for
-non-commercial use (research and evaluation), and so is everything that is made with them, data sets, avatars and
-models that learn from those included. Read the source's licence before you use or share any of it.
+**Their licence is that of their source: {", ".join(licences)}.** {terms}Read it before you use or share them.
 
 `Generator.from_pretrained(folder)` of `styleavatar3d.gan.generator` loads `model.safetensors` by `config.json`.
 """
