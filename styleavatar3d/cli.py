@@ -88,6 +88,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     else:
         if result is not None:
             print(json.dumps(result, default=str) if as_json else _readable(result))
+            if result.get("exit_code"):
+                sys.exit(result["exit_code"])
 
 
 def dispatch(words: Sequence[str]) -> Result | None:

@@ -202,6 +202,32 @@ def export(avatar: str, out: str, mesh: int = 128, model: str = "") -> Result:
     return export(avatar, out, mesh, model or None)
 
 
+def import_(
+    file: str,
+    family: Literal["auto", "eg3d", "panohead", "pyramid"] = "auto",
+    out: str = "runs/imported",
+    settings: str = "",
+    check: str = "",
+    licence: str = "",
+    stand_in: tuple[str, ...] = (),
+) -> Result:
+    """A generator of EG3D, PanoHead or Portrait3D's pyramid, from its own weights; see docs/importing.md.
+
+    Args:
+        file: a state dict in safetensors with its settings in a JSON beside it, or an original training pickle (.pkl),
+            which is read without running anything
+        family: whose generator it is; auto tells by the names of its tensors
+        out: folder or s3:// prefix for the weights, their config and their model card
+        settings: JSON with the settings the original was built with, where it has another name
+        check: .safetensors with inputs and results of the original: recomputed, and exit code 2 if any is off
+        licence: of these weights, where it is not that of the family's published ones
+        stand_in: names of classes that a pickle may hold besides the known ones; they stay names, nothing is imported
+    """
+    from styleavatar3d.gan.imports import import_generator
+
+    return import_generator(file, out, family, settings=settings, check=check, licence=licence, stand_ins=stand_in)
+
+
 def view(glb: str, out: str = "") -> Result:
     """One self-contained page that shows a GLB; open it in any browser.
 
@@ -227,7 +253,10 @@ def evaluate(
     seed: int = 0,
     data: str = "",
     out: str = "",
-) -> Result:
+    features: str = "clip",
+    store: str = "",
+    workers: int = 1,
+) -> Result | None:
     """What the weights can do, by a judge that nothing else uses: views, attributes, distances, solidity, retrieval.
 
     Args:
@@ -243,12 +272,16 @@ def evaluate(
         seed: seed of the held-out world
         data: shards that the generator learned from: their own distance stands beside the generator's
         out: JSON file to write
+        features: what pictures are compared by: clip, inception (fetched), or a .safetensors file of Inception weights
+        store: folder or s3:// prefix that keeps what was measured of samples and avatars; a stopped call goes on there
+        workers: processes that measure samples and avatars
     """
     from styleavatar3d.bench.evaluate import run
 
     return run(
         model=model or None, full=full, seed=seed, data=data or None, out=out or None, renders=renders, pairs=pairs,
-        samples=samples, avatars=avatars, prompts=prompts, codes=codes, retrieval=retrieval,
+        samples=samples, avatars=avatars, prompts=prompts, codes=codes, retrieval=retrieval, features=features,
+        store=store, workers=workers,
     )  # fmt: skip
 
 
@@ -281,6 +314,33 @@ def bench(table: str, repeats: int = 5, count: int = 0) -> Result:
     return tables.run(table, repeats, count)
 
 
+def gan_ablation(
+    out: str = "runs/gan-ablation",
+    seeds: int = 2,
+    size: int = 32,
+    kimg: float = 30.0,
+    only: tuple[str, ...] = (),
+    data: str = "",
+    samples: int = 2000,
+    avatars: int = 50,
+) -> Result:
+    """What the discriminator's label and the kind of volume are worth: a training each, mean and spread over seeds.
+
+    Args:
+        out: folder of the runs, their rows and a sheet of samples; the same command resumes
+        seeds: trainings of each variant
+        size: side of the pictures in pixels: 32 or 64
+        kimg: thousands of images of each training
+        only: variants or groups (label, volume); all if none is named
+        data: shards to learn from (default: renders of the little world)
+        samples: pictures by which each run is measured
+        avatars: avatars by which each run is measured
+    """
+    from styleavatar3d.bench.ablation_gan import Measure, run
+
+    return run(out, seeds, size, kimg, only, data, measure=Measure(samples, avatars))
+
+
 def doctor() -> Result:
     """What this machine has, and what is missing for which stage."""
     from styleavatar3d.runtime.doctor import examine
@@ -301,7 +361,7 @@ def parse_seeds(text: str) -> list[int]:
     return seeds
 
 
-VERBS: dict[str, Callable[..., Result]] = {
+VERBS: dict[str, Callable[..., Result | None]] = {
     "quickstart": quickstart,
     "guidance": guidance,
     "dataset import": dataset_import,
@@ -311,10 +371,12 @@ VERBS: dict[str, Callable[..., Result]] = {
     "dataset convert": dataset_convert,
     "prompts": prompts,
     "generate": generate,
+    "import": import_,
     "export": export,
     "view": view,
     "evaluate": evaluate,
     "results": results,
     "bench": bench,
+    "bench gan-ablation": gan_ablation,
     "doctor": doctor,
 }

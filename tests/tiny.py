@@ -11,9 +11,7 @@ from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.diffusion import Statistics, StylePrior
 from styleavatar3d.synthesis.prompts import vocabulary
 
-CLIP = MiniatureModels(
-    text_width=32, text_layers=1, image_width=32, image_layers=1, embedding=16, heads=2, tokens=56
-)
+CLIP = MiniatureModels(text_width=32, text_layers=1, image_width=32, image_layers=1, embedding=16, heads=2, tokens=56)
 
 
 def write_generator(folder: Path, seed: int = 0) -> Generator:

@@ -16,6 +16,7 @@ from styleavatar3d.avatar.mesh import Mesh, mesh_of_field
 from styleavatar3d.camera.cameras import Camera, orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.planes import Planes
 from styleavatar3d.runtime.media import mp4, to_uint8
 from styleavatar3d.stylespace.codes import generator_sha256
 
@@ -34,7 +35,7 @@ class Avatar:
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def planes(self) -> Tensor:
+    def planes(self) -> Planes:
         """The feature planes, computed once: every view and the mesh read them."""
         with torch.inference_mode():
             return self.generator.planes(self.codes[None])
@@ -51,8 +52,7 @@ class Avatar:
         images = []
         for some in labels.split(at_once):
             codes = self.codes.expand(len(some), -1, -1)
-            planes = self.planes.expand(len(some), *self.planes.shape[1:]).contiguous()
-            images.append(to_uint8(self.generator.render(planes, some.to(planes), resolution, codes=codes).image))
+            images.append(to_uint8(self.generator.render(self.planes, some, resolution, codes=codes).image))
         return torch.cat(images)
 
     def _ray_grid(self, size: int) -> tuple[int, int]:
@@ -60,8 +60,9 @@ class Avatar:
         config = self.generator.config
         scale = config.image_resolution // config.resolution
         if not 1 <= size <= LARGEST_VIEW or size % scale:
-            raise StyleAvatarError("this size cannot be rendered", got=size,
-                                   expected=f"a multiple of {scale} up to {LARGEST_VIEW} pixels")
+            raise StyleAvatarError(
+                "this size cannot be rendered", got=size, expected=f"a multiple of {scale} up to {LARGEST_VIEW} pixels"
+            )
         return size // scale, max(1, _RAYS_AT_ONCE // size**2)
 
     def turn(self, frames: int = 48, size: int | None = None) -> UInt8[Tensor, "frames 3 size size"]:
@@ -80,7 +81,7 @@ class Avatar:
         """The surface where the density passes `level` (per world unit), coloured, in metres."""
 
         def read(points: Tensor) -> tuple[Tensor, Tensor]:
-            colors, density = self.generator.field(self.planes, points.to(self.planes)[None])
+            colors, density = self.generator.field(self.planes, points.to(self.codes)[None])
             return colors[0], density[0]
 
         return replace(mesh_of_field(read, self.generator.config.box, resolution, level), provenance=self.provenance)
@@ -110,11 +111,15 @@ class Avatar:
             if codes.shape != (generator.config.slots, generator.config.w_dim):
                 raise ValueError(f"codes of shape {tuple(codes.shape)}")
         except (OSError, SafetensorError, ValueError, KeyError) as error:
-            raise StyleAvatarError("this file is no avatar", got=f"{path} ({error})",
-                                   expected="a .safetensors file written by Avatar.save") from None
+            raise StyleAvatarError(
+                "this file is no avatar", got=f"{path} ({error})", expected="a .safetensors file written by Avatar.save"
+            ) from None
         theirs, ours = provenance.pop("generator_sha256", "unknown"), generator_sha256(generator)
         if theirs != ours:
-            raise StyleAvatarError("this avatar belongs to another generator", got=f"generator {theirs[:12]}",
-                                   expected=f"generator {ours[:12]}", remedy="open it with the pipeline that made it")
+            raise StyleAvatarError(
+                "this avatar belongs to another generator",
+                got=f"generator {theirs[:12]}",
+                expected=f"generator {ours[:12]}",
+                remedy="open it with the pipeline that made it",
+            )
         return cls(codes.to(generator.w_mean), generator, provenance)
-

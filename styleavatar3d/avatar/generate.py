@@ -85,8 +85,13 @@ def export(avatar: str, out: str, mesh: int = 128, model: str | None = None) -> 
     else:
         import trimesh
 
-        shape = trimesh.Trimesh(surface.vertices, surface.faces, vertex_normals=surface.normals, process=False,
-                                vertex_colors=(surface.colors * 255).round().astype("uint8"))
+        shape = trimesh.Trimesh(
+            surface.vertices,
+            surface.faces,
+            vertex_normals=surface.normals,
+            process=False,
+            vertex_colors=(surface.colors * 255).round().astype("uint8"),
+        )
         data = shape.export(file_type=ending[1:])
         write_whole(out, data if isinstance(data, bytes) else str(data).encode())
     return {"out": out, "vertices": len(surface.vertices), "faces": len(surface.faces)}

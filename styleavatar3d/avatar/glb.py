@@ -50,11 +50,13 @@ def _document(provenance: dict[str, Any], views: list, accessors: list, length: 
         "scenes": [{"nodes": [0]}],
         "nodes": [{"mesh": 0, "name": "avatar"}],
         "meshes": [{"name": "avatar", "primitives": [{"attributes": attributes, "indices": 3, "material": 0}]}],
-        "materials": [{
-            "name": "vertex colours",
-            "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
-            "extensions": {"KHR_materials_unlit": {}},
-        }],
+        "materials": [
+            {
+                "name": "vertex colours",
+                "pbrMetallicRoughness": {"metallicFactor": 0.0, "roughnessFactor": 1.0},
+                "extensions": {"KHR_materials_unlit": {}},
+            }
+        ],
         "buffers": [{"byteLength": length}],
         "bufferViews": views,
         "accessors": accessors,

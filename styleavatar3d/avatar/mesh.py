@@ -48,13 +48,19 @@ def mesh_of_field(read: Field, box: float, resolution: int, level: float) -> Mes
     The samples are the centres of resolution^3 cells; beyond the border the density is zero, so the surface is closed.
     """
     if not 8 <= resolution <= LARGEST_GRID or level <= 0:
-        raise StyleAvatarError("no mesh has these numbers", got=f"resolution {resolution}, level {level}",
-                               expected=f"resolution 8 to {LARGEST_GRID}, level above 0")
+        raise StyleAvatarError(
+            "no mesh has these numbers",
+            got=f"resolution {resolution}, level {level}",
+            expected=f"resolution 8 to {LARGEST_GRID}, level above 0",
+        )
     density = _sample_grid(read, box, resolution)
     if density.max() <= level:
-        raise StyleAvatarError("the density never reaches the level of the surface", got=f"at most {density.max():.3g}",
-                               expected=f"above {level:g}",
-                               remedy="ask for a lower level, or train the generator longer")
+        raise StyleAvatarError(
+            "the density never reaches the level of the surface",
+            got=f"at most {density.max():.3g}",
+            expected=f"above {level:g}",
+            remedy="ask for a lower level, or train the generator longer",
+        )
     vertices, faces = _marching_cubes(np.pad(density, 1), level)
     vertices = ((vertices - 0.5) / resolution - 0.5) * box
     vertices, faces = _largest_component(vertices, faces)

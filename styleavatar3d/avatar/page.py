@@ -94,8 +94,11 @@ def write_page(out_html: str | Path, page: QuickstartPage) -> Path:
     """Write the page as one self-contained file and return its path. Raises if a picture, film or GLB is missing."""
     sections = [
         _section("Avatars on request", _AVATARS, _cards(page.avatars, 230)),
-        _section("A mesh to take away", _MESH.format(page.glb.name),
-                 viewer_element(read_glb(page.glb), "the first avatar as a mesh")),
+        _section(
+            "A mesh to take away",
+            _MESH.format(page.glb.name),
+            viewer_element(read_glb(page.glb), "the first avatar as a mesh"),
+        ),
         _section("How it works: posed figures", _GUIDANCE, _cards(page.guidance, 300)),
         _section("... painted by a diffusion model", _VIEWS, _cards(page.views, 210)),
         _section("... teach a generator of 3D heads", _SAMPLES, _cards(page.samples, 230)),

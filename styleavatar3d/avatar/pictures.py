@@ -38,8 +38,11 @@ def _to_pil(source: Picture) -> Image.Image:
         return _from_array(source)
     if isinstance(source, (str, Path)):
         return open_picture(Path(source), str(source))
-    raise StyleAvatarError("this is no picture", got=type(source).__name__,
-                           expected="a path, a PIL image, or an array [height, width, channels]")
+    raise StyleAvatarError(
+        "this is no picture",
+        got=type(source).__name__,
+        expected="a path, a PIL image, or an array [height, width, channels]",
+    )
 
 
 def _from_array(source: np.ndarray | Tensor) -> Image.Image:
@@ -48,8 +51,11 @@ def _from_array(source: np.ndarray | Tensor) -> Image.Image:
         array = array[:, :, 0]
     fits = array.size and (array.ndim == 2 or (array.ndim == 3 and array.shape[2] in (3, 4)))
     if not fits or not (array.dtype == np.uint8 or np.issubdtype(array.dtype, np.floating)):
-        raise StyleAvatarError("this array is no picture", got=f"{array.dtype} {array.shape}",
-                               expected="uint8, or floats in [0, 1]; [height, width] or [height, width, 3 or 4]")
+        raise StyleAvatarError(
+            "this array is no picture",
+            got=f"{array.dtype} {array.shape}",
+            expected="uint8, or floats in [0, 1]; [height, width] or [height, width, 3 or 4]",
+        )
     check_pixels((array.shape[1], array.shape[0]), "array")
     if array.dtype != np.uint8:
         if not (np.isfinite(array).all() and array.min() >= 0 and array.max() <= 1):

@@ -56,9 +56,12 @@ class AvatarPipeline:
         """
         root = Path(folder) if folder else assets() / "data" / "miniature"
         if not (root / "generator").is_dir():
-            raise StyleAvatarError("this folder holds no avatar pipeline", got=str(root),
-                                   expected="a folder with generator/, stylespace/ and clip/",
-                                   remedy="leave the folder out to use the shipped weights")
+            raise StyleAvatarError(
+                "this folder holds no avatar pipeline",
+                got=str(root),
+                expected="a folder with generator/, stylespace/ and clip/",
+                remedy="leave the folder out to use the shipped weights",
+            )
         device = device or default_device()
         generator = Generator.from_pretrained(str(root / "generator"), device)
         licences = stated_licences(Storage.open(str(root / "generator")))
@@ -88,8 +91,11 @@ class AvatarPipeline:
         """
         given = {name: value for name, value in (("prompt", prompt), ("image", image)) if value is not None}
         if len(given) > 1 or (not given and seed is None):
-            raise StyleAvatarError("one thing has to be asked for", got=", ".join(given) or "nothing",
-                                   expected="a prompt, an image or a seed")
+            raise StyleAvatarError(
+                "one thing has to be asked for",
+                got=", ".join(given) or "nothing",
+                expected="a prompt, an image or a seed",
+            )
         _check_numbers(truncation, candidates)
         if given:
             [(kind, asked)] = given.items()
@@ -158,8 +164,9 @@ class AvatarPipeline:
 def _check_numbers(truncation: float, candidates: int) -> None:
     if not (0 <= truncation <= 2 and 1 <= candidates <= 256):
         got = f"truncation {truncation}, candidates {candidates}"
-        raise StyleAvatarError("these settings are out of range", got=got,
-                               expected="truncation in [0, 2], candidates in [1, 256]")
+        raise StyleAvatarError(
+            "these settings are out of range", got=got, expected="truncation in [0, 2], candidates in [1, 256]"
+        )
 
 
 def _loaded(part: Part | None) -> Part:

@@ -33,8 +33,9 @@ def write_viewer(glb: str | Path, out: str | Path | None = None) -> dict[str, An
     data = read_glb(glb)
     out = Path(out) if out else glb.with_suffix(".html")
     caption = html.escape(f"{glb.name} · drag to turn, scroll to come nearer")
-    page = _PAGE.format(title=html.escape(glb.stem), viewer=viewer_element(data, glb.stem), caption=caption,
-                        script=viewer_script())
+    page = _PAGE.format(
+        title=html.escape(glb.stem), viewer=viewer_element(data, glb.stem), caption=caption, script=viewer_script()
+    )
     write_whole(out, page.encode())
     return {"page": str(out), "bytes": len(page)}
 
@@ -68,6 +69,10 @@ def read_glb(path: Path) -> bytes:
         if (magic, version, length, kind) != (b"glTF", 2, len(data), b"JSON") or "asset" not in document:
             raise ValueError("its header is wrong")
     except (OSError, struct.error, ValueError) as error:
-        raise StyleAvatarError("this file is no GLB", got=f"{path} ({error})", expected="a binary glTF 2.0 file",
-                               remedy="make one with: styleavatar3d generate, or styleavatar3d export") from None
+        raise StyleAvatarError(
+            "this file is no GLB",
+            got=f"{path} ({error})",
+            expected="a binary glTF 2.0 file",
+            remedy="make one with: styleavatar3d generate, or styleavatar3d export",
+        ) from None
     return data

@@ -13,9 +13,11 @@ from typing import Any
 from styleavatar3d.assets import assets
 from styleavatar3d.bench import evaluate_diffusion, evaluate_generator, evaluate_prior
 from styleavatar3d.bench.held_out import World, show, signed
+from styleavatar3d.bench.population import Job, Population, fill, stored
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.reading import reading_scores
+from styleavatar3d.runtime.distributed import connect
 
 
 @dataclass(frozen=True)
@@ -47,9 +49,12 @@ def run(
     seed: int = 0,
     data: str | None = None,
     out: str | None = None,
+    features: str = "clip",
+    store: str = "",
+    workers: int = 1,
     **amounts: int | None,
-) -> dict[str, Any]:
-    """Print the tables and return their numbers.
+) -> dict[str, Any] | None:
+    """Print the tables and return their numbers; under `accelerate launch` or torchrun all but one process return None.
 
     Args:
         model: folder with diffusion/, judge/, clip/, generator/ and stylespace/; the shipped one by default
@@ -57,25 +62,22 @@ def run(
         seed: of the held-out world and of everything drawn
         data: shards that the generator was trained on: their own distance from renders stands beside the generator's
         out: JSON file to write
+        features: what pictures are compared by: clip, inception, or a file of Inception weights
+        store: folder or s3:// prefix that keeps what was measured of generator and renders; a stopped call goes on
+        workers: processes that measure them, in each process of a launcher
         amounts: fields of `Sizes` that are to differ; None leaves one as it is
     """
     sizes = replace(FULL if full else Sizes(), **{name: count for name, count in amounts.items() if count is not None})
-    check(sizes)
+    check(sizes, workers)
     folder = Path(model) if model else assets() / "data" / "miniature"
-    judge, started = Judge.from_pretrained(folder / "judge"), time.monotonic()
-    tables: dict[str, Any] = {}
-    if sizes.renders:
-        tables["judge"] = judge_table(judge, sizes.renders, seed)
-    if sizes.pairs:
-        tables["diffusion"] = evaluate_diffusion.table(folder, judge, sizes.pairs, seed)
-    if sizes.samples:
-        tables["generator"] = evaluate_generator.distances(folder, judge, sizes.samples, seed, data)
-    if sizes.avatars:
-        tables["avatars"] = evaluate_generator.solidity(folder, judge, sizes.avatars, seed)
-    if sizes.prompts:
-        tables["prior"] = evaluate_prior.against_the_best(folder, judge, sizes.prompts, sizes.codes, seed)
-    if sizes.retrieval:
-        tables["retrieval"] = evaluate_prior.retrieval(folder, sizes.retrieval, seed)
+    judge, started, world = Judge.from_pretrained(folder / "judge"), time.monotonic(), connect()
+    job = Job(f"{folder}/generator", str(folder), store, sizes.samples, sizes.avatars, seed, features, data)
+    with stored(job, world) as job:
+        population = Population(job)
+        fill(population, world, workers)
+        if not world.main:
+            return None
+        tables = measure(folder, judge, sizes, population)
     about = {"table": "evaluate", "model": model or "shipped", "seed": seed, "sizes": asdict(sizes)}
     result = {**about, "seconds": round(time.monotonic() - started), **tables}
     if out:
@@ -84,12 +86,33 @@ def run(
     return result
 
 
-def check(sizes: Sizes) -> None:
+def measure(folder: Path, judge: Judge, sizes: Sizes, population: Population) -> dict[str, Any]:
+    """All tables that are asked for."""
+    tables: dict[str, Any] = {}
+    seed = population.job.seed
+    if sizes.renders:
+        tables["judge"] = judge_table(judge, sizes.renders, seed)
+    if sizes.pairs:
+        tables["diffusion"] = evaluate_diffusion.table(folder, judge, sizes.pairs, seed)
+    if sizes.samples:
+        tables["generator"] = evaluate_generator.distances(population)
+    if sizes.avatars:
+        tables["avatars"] = evaluate_generator.solidity(population)
+    if sizes.prompts:
+        tables["prior"] = evaluate_prior.against_the_best(folder, judge, sizes.prompts, sizes.codes, seed)
+    if sizes.retrieval:
+        tables["retrieval"] = evaluate_prior.retrieval(folder, sizes.retrieval, seed)
+    return tables
+
+
+def check(sizes: Sizes, workers: int = 1) -> None:
     """Raise StyleAvatarError for amounts that mean nothing."""
     if wrong := {name: count for name, count in asdict(sizes).items() if count < 0}:
         raise StyleAvatarError("nothing can be measured on less than nothing", got=wrong, expected="0 or more each")
     if sizes.prompts and not sizes.codes:
         raise StyleAvatarError("there is no best of no codes", got="codes 0", expected="--codes of at least 1")
+    if workers < 1:
+        raise StyleAvatarError("nobody would measure", got=f"workers {workers}", expected="--workers of at least 1")
     if sizes.samples == 1:
         raise StyleAvatarError("one picture has no distribution", got="samples 1", expected="0, or 2 and more")
 

@@ -1,175 +1,159 @@
-"""Is the generator near the renders, does it obey the camera, and is each avatar one solid figure from all sides?"""
+"""Is the generator near the renders, does it obey the camera, and is each avatar one solid figure from all sides?
 
-from dataclasses import replace
-from pathlib import Path
+Reads the stores that `population.fill` completed; nothing is drawn here. See docs/metrics.md for what each number is.
+"""
+
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from jaxtyping import Float, UInt8
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from styleavatar3d.bench.fitting import fit_head
-from styleavatar3d.bench.held_out import HELD_OUT, World, show, signed, tell
-from styleavatar3d.camera.cameras import orbit_labels
-from styleavatar3d.camera.rays import box_intersection, rays
-from styleavatar3d.encoders.clip import ClipEncoder
-from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.dress import build_figure
-from styleavatar3d.figures.looks import WORDS, Look, draw_look, visible_attributes
-from styleavatar3d.gan.generator import Generator
-from styleavatar3d.metrics.alignment import agreement, majority, yaw_errors
-from styleavatar3d.metrics.distribution import frechet_distance, kernel_distance
-from styleavatar3d.metrics.judge import Judge
-from styleavatar3d.miniature.renders import draw_style, render_views
-from styleavatar3d.runtime.random import normal
+from styleavatar3d.bench.held_out import show
+from styleavatar3d.bench.population import Population, Source
+from styleavatar3d.camera.cameras import yaw_pitch
+from styleavatar3d.figures.looks import WORDS
+from styleavatar3d.metrics.consistency import (
+    Pose,
+    PoseErrors,
+    back_face_score,
+    identity_consistency,
+    pose_errors,
+)
+from styleavatar3d.metrics.distribution import frechet_distance, kernel_distance, precision_recall
+from styleavatar3d.metrics.store import FeatureStore
 
-RINGS = (torch.linspace(-60, 60, 8), torch.linspace(-105, 105, 8), torch.arange(-180.0, 180.0, 45.0))
-"""Yaws of eight views: those that show eyes and mouth, those that show glasses and beards, and all around."""
-PITCH = 5.0
-DEPTH_YAWS = (-90.0, -45.0, 0.0, 45.0, 90.0, 180.0)
-BUILDS, FACES = (0.15, 0.5, 0.85), 4
-"""The heads tried on an avatar: its judged words, in every build, with this many faces."""
-SOLID = 0.95
-_BATCH, _UNTRAINED = 25, 500
+BANDS = {"front": (0.0, 45.0), "side": (45.0, 135.0), "back": (135.0, 180.1)}
+"""|yaw| in degrees, upper ends open."""
+_FEWEST = 4
+"""Pictures of which anything can be said."""
 
 
-def distances(folder: Path, judge: Judge, samples: int, seed: int, data: str | None) -> dict[str, Any]:
-    """How far held-out renders are from the generator's pictures, from those it learned from (`data`) and from the
-    pictures of an untrained one, in tiny-CLIP features; and how far its views are turned from their cameras."""
-    clip, world = ClipEncoder.from_pretrained(folder / "clip"), World.render(samples, seed)
-    generator = Generator.from_pretrained(str(folder / "generator"))
-    torch.manual_seed(seed)
-    untrained = Generator(generator.config).eval().requires_grad_(False)
-    few = world.labels[:_UNTRAINED]
-    pictures = {"generator": draw(generator, world.labels, seed), "untrained": draw(untrained, few, seed)}
-    if data is not None:
-        pictures["synthesised"] = signed(shard_pictures(data, samples))
-    real = features(clip, signed(world.images))
-    rows = []
-    for of, images in pictures.items():
-        fake = features(clip, images)
-        distance = {"FID": round(frechet_distance(real, fake), 4), "KID": round(kernel_distance(real, fake), 5)}
-        rows.append({"pictures of": of, "count": len(images), **distance})
-    show("distance from held-out renders, tiny-CLIP features", rows)
-    turned = yaw_errors(judge.judge(pictures["generator"]), world.yaw)
-    show("yaw of the generator's views, degrees from the camera's", [turned])
-    table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"yaw": turned}
-    if data is not None:
+def distances(population: Population) -> dict[str, Any]:
+    """How far held-out renders are from the generator's pictures, from those it learned from and from the pictures of
+    an untrained one; the same in each band of yaw; and how far its views are turned from their cameras."""
+    job = population.job
+    real = population.store("renders")
+    pictures = {of: population.store(of) for of in job.sources if of in ("generator", "untrained", "synthesised")}
+    rows = [{"pictures of": of, "count": fake.count, **compared(real, fake)} for of, fake in pictures.items()]
+    show(f"distance from held-out renders, {population.features.name} features", rows)
+    table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"features": population.features.name}
+    table["bands"] = bands(population, real, pictures)
+    show("the same by |yaw| of the camera", table["bands"])
+    table["pose"] = [{"pictures of": of, **turns(population, of)} for of in ("generator", "renders")]
+    table["yaw"] = {name: table["pose"][0][f"yaw {name}"] for name in ("median", "90th percentile")}
+    show(
+        "degrees between asked and judged view (yaw: judge; pitch and pose: with the estimator's pitch)", table["pose"]
+    )
+    if job.data is not None:
         table["ratio"] = round(table["generator"]["FID"] / table["synthesised"]["FID"], 3)
         print(f"  FID of the generator is {table['ratio']} x that of what it learned from")
     return table
 
 
-@torch.inference_mode()
-def draw(generator: Generator, labels: Float[Tensor, "count 25"], seed: int) -> Float[Tensor, "count 3 size size"]:
-    """One sample a camera, at truncation 1."""
-    made = []
-    for first in range(0, len(labels), _BATCH):
-        some = labels[first : first + _BATCH]
-        z = normal(seed, "evaluate generator", first, (len(some), generator.config.z_dim))
-        made.append(generator(z, some).image)
-        tell("generator samples", first + len(some), len(labels))
-    return torch.cat(made)
+def compared(real: FeatureStore, fake: FeatureStore) -> dict[str, float | None]:
+    """FID, KID, precision and recall."""
+    reals, fakes = real.gather("features"), fake.gather("features")
+    distance: dict[str, float | None] = {
+        "FID": round(frechet_distance(real.gaussian(), fake.gaussian()), 4),
+        "KID": round(kernel_distance(reals, fakes), 5),
+    }
+    if min(len(reals), len(fakes)) < _FEWEST:
+        return distance | {"precision": None, "recall": None}
+    shares = precision_recall(reals, fakes)
+    return distance | {"precision": round(shares.precision, 3), "recall": round(shares.recall, 3)}
 
 
-def features(clip: ClipEncoder, images: Float[Tensor, "count 3 size size"]) -> Float[Tensor, "count width"]:
-    return torch.cat([clip.images(some) for some in images.split(_BATCH)])
+def bands(population: Population, real: FeatureStore, pictures: Mapping[Source, FeatureStore]) -> list[dict[str, Any]]:
+    """FID and KID among the views of each band; None where there are too few."""
+    rows = []
+    for name, (low, high) in BANDS.items():
+        row: dict[str, Any] = {"band": name, "from": low, "renders": int(among(population, real, low, high).sum())}
+        for of, fake in pictures.items():
+            if of == "synthesised":
+                continue  # its cameras are its own
+            chosen, shown = among(population, real, low, high), among(population, fake, low, high)
+            enough = min(chosen.sum(), shown.sum()) >= _FEWEST
+            row[f"FID of {of}"] = row[f"KID of {of}"] = None
+            if enough:
+                fid = frechet_distance(real.gaussian(among=chosen), fake.gaussian(among=shown))
+                kid = kernel_distance(real.gather("features")[chosen], fake.gather("features")[shown])
+                row |= {f"FID of {of}": round(fid, 4), f"KID of {of}": round(kid, 5)}
+        rows.append(row)
+    return rows
 
 
-def shard_pictures(data: str, count: int) -> UInt8[Tensor, "count 3 size size"]:
-    """The first pictures of these shards. Raises StyleAvatarError if they are too few."""
-    from styleavatar3d.shards.loader import ShardDataset
-
-    shards = ShardDataset(data)
-    if len(shards) < count:
-        raise StyleAvatarError("too few pictures to compare with", got=len(shards), expected=f"{count} in {data}")
-    return shards.load(range(count))["image"]
+def among(population: Population, store: FeatureStore, low: float, high: float) -> Bool[Tensor, "count"]:
+    """Which pictures were asked for from low <= |yaw| < high."""
+    yaw = yaw_pitch(population.job.labels(range(store.count)))[0].abs()
+    return (yaw >= low) & (yaw < high)
 
 
-def solidity(folder: Path, judge: Judge, avatars: int, seed: int) -> dict[str, Any]:
-    """For avatars drawn at truncation 1: do eight views of one get the same verdicts, and is its depth a head's?
+def turns(population: Population, source: Source) -> dict[str, float | None]:
+    """Median and 90th percentile of the errors of yaw, pitch and pose, degrees; and faces where none should be."""
+    store = population.store(source)
+    labels = population.job.labels(range(store.count))
+    errors = pose_errors(Pose(store.gather("yaw"), store.gather("pitch")), labels)
+    told: dict[str, float | None] = {
+        f"{name} {which}": round(value, 2)
+        for name, error in zip(PoseErrors._fields, errors, strict=True)
+        for which, value in (("median", error.median().item()), ("90th percentile", error.quantile(0.9).item()))
+    }
+    behind = back_face_score(store.gather("face"), yaw_pitch(labels)[0])
+    return told | {"face at the back": None if behind != behind else round(behind, 3)}
+
+
+def solidity(population: Population) -> dict[str, Any]:
+    """Do eight views of one avatar get the same verdicts, is its depth a head's, and do its views agree on one shape?
 
     Verdicts: for each attribute, the share of eight views (of those that can show it) that agree with the majority.
     Depth: correlation with the best of twelve figures that have the avatar's judged words, and with a plain head.
     """
-    generator = Generator.from_pretrained(str(folder / "generator"))
-    found: dict[str, list[float]] = {}
-    possible: dict[str, list[float]] = {}
-    depth: dict[str, list[float]] = {"fitted head": [], "plain head": []}
-    for index in range(avatars):
-        z = normal(seed, "evaluate avatar", index, (1, generator.config.z_dim))
-        with torch.inference_mode():
-            planes = generator.planes(generator.mapping(z))
-        look, style, shares = verdicts(judge, views(generator, planes, ring_labels()))
-        _, _, in_renders = verdicts(judge, views_of_figure(index, seed))
-        for total, more in ((found, shares), (possible, in_renders)):
-            for name, value in more.items():
-                total.setdefault(name, []).append(value)
-        for name, value in depth_fit(generator, planes, look).items():
-            depth[name].append(value)
-        tell("avatars", index + 1, avatars)
-    rows = [
-        {"attribute": name, "avatars": len(values), "same verdict": mean(values),
-         "in renders": mean(possible.get(name, []))}
-        for name, values in {"all": sum(found.values(), []), **found}.items()
-    ]  # fmt: skip
-    rows[0]["in renders"] = mean(sum(possible.values(), []))
-    show(f"{avatars} avatars: agreement of the judge's verdicts on eight visible views", rows)
-    fits = {name: mean(values) for name, values in depth.items()}
+    avatars, figures = population.store("avatars"), population.store("figures")
+    own, possible = avatars.gather("shares"), figures.gather("shares")
+    rows = [{"attribute": "all", "avatars": int(own.isfinite().sum()), **agreed(own, possible)}]
+    rows += [
+        {"attribute": name, "avatars": int(own[:, i].isfinite().sum()), **agreed(own[:, i], possible[:, i])}
+        for i, name in enumerate(WORDS)
+        if own[:, i].isfinite().any()
+    ]
+    show(f"{avatars.count} avatars: agreement of the judge's verdicts on eight visible views", rows)
+    correlation = avatars.gather("correlation").mean(0).tolist()
+    fits = {name: round(value, 3) for name, value in zip(("fitted head", "plain head"), correlation, strict=True)}
     show("correlation of their depth with that of a parametric head", [fits])
-    return {"verdicts": {row["attribute"]: row for row in rows}, "depth": fits}
+    solid = [solid_row("avatars", avatars), solid_row("renders", figures)]
+    show("one solid figure? depths in world units (a head is 0.36 high)", solid)
+    return {"verdicts": {row["attribute"]: row for row in rows}, "depth": fits, "solid": solid}
 
 
-def verdicts(judge: Judge, images: Float[Tensor, "views 3 size size"]) -> tuple[Look, str, dict[str, float]]:
-    """Who an avatar is by the majority of its front views, and for each attribute that such a figure shows how many of
-    the eight views agree; `images` are those of `RINGS`, one after the other."""
-    words = judge.judge(images).words
-    rings = [words[8 * number : 8 * number + 8] for number in range(len(RINGS))]
-    who: dict[str, Any] = {name: majority([said[name] for said in rings[0]]) for name in WORDS}
-    style = who.pop("style")
-    look = Look(**who | {"smile": who["smile"] == "yes"})
-    shares = {"style": agreement([said["style"] for said in rings[-1]])}
-    for said, yaws in zip(rings, RINGS, strict=True):  # the widest ring that shows an attribute comes last, and stays
-        shown = [visible_attributes(look, style, yaw) for yaw in yaws.tolist()]
-        for name in set.intersection(*(set(each) for each in shown)):
-            shares[name] = agreement([one[name] for one in said])
-    return look, style, {name: shares[name] for name in WORDS if name in shares}
+def agreed(own: Float[Tensor, "*shares"], possible: Float[Tensor, "*shares"]) -> dict[str, float | None]:
+    return {"same verdict": mean(own), "in renders": mean(possible)}
 
 
-def ring_labels() -> Float[Tensor, "views 25"]:
-    yaws = torch.cat(RINGS)
-    return orbit_labels(yaws, torch.full_like(yaws, PITCH))
-
-
-@torch.inference_mode()
-def views(generator: Generator, planes: Tensor, labels: Tensor) -> Float[Tensor, "views 3 size size"]:
-    """Pictures of one avatar."""
-    return generator.render(planes.expand(len(labels), *planes.shape[1:]).contiguous(), labels).image
-
-
-def views_of_figure(index: int, seed: int) -> Float[Tensor, "views 3 size size"]:
-    """The same views of a held-out figure: what the judge makes of perfect agreement."""
-    figure = build_figure(draw_look(seed + HELD_OUT, index))
-    pictures = render_views(figure, draw_style(seed + HELD_OUT, index), ring_labels())
-    return signed(torch.stack([picture.image.movedim(-1, 0) for picture in pictures]))
-
-
-@torch.inference_mode()
-def depth_fit(generator: Generator, planes: Tensor, look: Look) -> dict[str, float]:
-    """Correlations of an avatar's depth with the best of the heads that look as it does, and with a plain one."""
-    yaws = torch.tensor(DEPTH_YAWS)
-    labels = orbit_labels(yaws, torch.full_like(yaws, PITCH))
-    rendering = generator.render(planes.expand(len(labels), *planes.shape[1:]).contiguous(), labels)
-    mask, size = rendering.mask[:, 0], rendering.mask.shape[-1]
-    far = box_intersection(*rays(labels, size), generator.config.box)[1].view_as(mask)
-    depth = (rendering.depth[:, 0] - (1 - mask) * far) / mask.clamp(min=1e-3)  # what is seen through counts as `far`
-    tried = [replace(look, build=build, seed=face) for build in BUILDS for face in range(FACES)]
+def solid_row(name: str, store: FeatureStore) -> dict[str, Any]:
+    """The measures of `metrics.consistency` over all avatars (or figures) of a store."""
+    fitted = "depth error" in store.read(0)
+    identity = identity_consistency(store.gather("features")) if store.count > 1 else None
     return {
-        "fitted head": fit_head(tried, depth, mask > SOLID, labels)[1],
-        "plain head": fit_head([Look(hair="bald")], depth, mask > SOLID, labels)[1],
+        "of": name,
+        "depth error": middle(store.gather("depth error")) if fitted else None,
+        "overlap": mean(store.gather("overlap")) if fitted else None,
+        "cross-view depth": middle(store.gather("cross-view depth")),
+        "mirroring": mean(store.gather("mirroring")),
+        "face at the back": mean(store.gather("face behind")),
+        "identity, same": None if identity is None else round(identity.same, 3),
+        "identity, others": None if identity is None else round(identity.others, 3),
+        "told apart": None if identity is None else round(identity.told_apart, 3),
     }
 
 
-def mean(values: list[float]) -> float | None:
-    """None of nothing."""
-    return round(sum(values) / len(values), 3) if values else None
+def mean(values: Float[Tensor, "*values"]) -> float | None:
+    """Of the numbers among them; None of nothing."""
+    return round(values.double().nanmean().item(), 3) if values.isfinite().any() else None
+
+
+def middle(values: Float[Tensor, "*values"]) -> float | None:
+    """Median of the numbers among them; None of nothing."""
+    found = values.flatten().double().nanmedian().item()
+    return round(found, 4) if torch.tensor(found).isfinite() else None

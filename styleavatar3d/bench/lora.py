@@ -81,9 +81,7 @@ def run(out: str = OUT, images: int = 0, asked: int = ASKED) -> dict[str, Any]:
 def render(count: int, seed: int) -> Shown:
     """Figures 0 .. count - 1 of the population `seed`, each from one side, in the unknown style."""
     looks, labels = [draw_look(seed, index) for index in range(count)], draw_cameras(seed, 0, count)
-    views = [
-        render_views(build_figure(look), "toy", label[None])[0] for look, label in zip(looks, labels, strict=True)
-    ]
+    views = [render_views(build_figure(look), "toy", label[None])[0] for look, label in zip(looks, labels, strict=True)]
     yaw, pitch = yaw_pitch(labels)
     guides = {kind: torch.stack([view.guidance.pictures[kind] for view in views]) for kind in ("depth", "keypoints")}
     return Shown(

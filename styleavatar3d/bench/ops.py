@@ -1,4 +1,7 @@
-"""How much faster the compiled renderer is than its plain PyTorch twin, both measured in the same minutes."""
+"""How much faster the compiled renderer is than its plain PyTorch twin, and what whole generators cost in yardsticks.
+
+What is compared is measured in turns, in the same minutes.
+"""
 
 import statistics
 import time
@@ -9,6 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
+from styleavatar3d.bench import generators
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.ops import Colors, Decoder, Hidden, Rendering, render_planes, render_planes_reference
 from styleavatar3d.ops._build import cpu_kernels
@@ -17,7 +21,7 @@ BOX = 0.8
 
 
 class Size(NamedTuple):
-    """One row of the table."""
+    """One row of the table; `levels` are the sides of further, coarser planes."""
 
     name: str
     batch: int
@@ -30,19 +34,26 @@ class Size(NamedTuple):
     features: int
     activation: Hidden
     colors: Colors
+    levels: tuple[int, ...] = ()
+    dtype: torch.dtype = torch.float32
 
 
 SIZES = (
     Size("miniature, 64 px", 4, 64, (14, 14), 64, (3, 1, 1), 16, 32, 3, "leaky_relu", "sigmoid"),
     Size("EG3D's network, 32 px", 1, 32, (48, 48), 128, (1, 1, 1), 32, 64, 32, "softplus", "sigmoid"),
     Size("PanoHead's grid, 32 px", 1, 32, (48, 48), 128, (3, 3, 3), 32, 64, 32, "softplus", "none"),
-)
+    Size("miniature pyramid, 64 px", 4, 64, (14, 14), 64, (3, 1, 1), 16, 32, 3, "leaky_relu", "sigmoid", (16, 32)),
+    Size(
+        "Portrait3D's pyramid, bfloat16", 1, 32, (48, 48), 128, (3, 3, 3), 12, 32, 32, "softplus", "none",
+        (8, 16, 32, 64), torch.bfloat16,
+    ),
+)  # fmt: skip
 
 
 def run(repeats: int = 5) -> dict[str, Any]:
-    """Print a table of CPU milliseconds an image, forward and backward, and return its numbers.
+    """Print two tables and return their numbers; times are process CPU time, medians.
 
-    Kernel and reference take turns, so that a busy machine slows both; times are process CPU time, medians.
+    CPU milliseconds an image of kernel and reference, forward and backward; then whole generators in yardsticks.
     """
     if cpu_kernels() is None:
         raise StyleAvatarError(
@@ -50,6 +61,8 @@ def run(repeats: int = 5) -> dict[str, Any]:
         )
     rows = [_row(size, repeats) for size in SIZES]
     _print(rows)
+    networks = generators.rows(repeats)
+    _print_networks(networks)
     return {
         "table": "ops",
         "threads": torch.get_num_threads(),
@@ -57,6 +70,7 @@ def run(repeats: int = 5) -> dict[str, Any]:
         "torch": torch.__version__,
         "repeats": repeats,
         "rows": rows,
+        "networks": networks,
     }
 
 
@@ -91,20 +105,23 @@ def _measure(render: Callable[[], Rendering], leaves: list[Tensor], batch: int) 
 def _scene(size: Size) -> tuple[list[Tensor], tuple, dict[str, Any]]:
     """Random planes seen from the front: leaves that need gradients, arguments and options of `render_planes`."""
     draw = torch.Generator().manual_seed(0)
-    planes = torch.randn(size.batch, size.plane, size.plane, sum(size.depths), size.channels, generator=draw)
+    levels = [
+        torch.randn(size.batch, side, side, sum(size.depths), size.channels, generator=draw).to(size.dtype)
+        for side in (*size.levels, size.plane)
+    ]
     decoder = Decoder(
         torch.randn(size.channels, size.hidden, generator=draw) / size.channels**0.5,
         torch.zeros(size.hidden),
         torch.randn(size.hidden, 1 + size.features, generator=draw) / size.hidden**0.5,
         torch.zeros(1 + size.features),
     )
-    leaves = [part.requires_grad_() for part in (planes, *decoder)]
+    leaves = [part.requires_grad_() for part in (*levels, *decoder)]
     side = (torch.arange(size.rays) + 0.5) / size.rays * 0.64 - 0.32
     across = torch.stack(torch.meshgrid(side, -side, indexing="xy"), -1).view(-1, 2)
     directions = normalize(torch.cat([across, torch.full((len(across), 1), -2.7)], -1), dim=-1)
     shape = (size.batch, len(across))
     arguments = (
-        planes,
+        levels,
         decoder,
         torch.tensor([0, 0, 2.7]).expand(*shape, 3).contiguous(),
         directions.expand(*shape, 3).contiguous(),
@@ -133,4 +150,17 @@ def _print(rows: list[dict[str, Any]]) -> None:
             for what in ("kernel_ms", "reference_ms", "ratio")
         )
         table.add_row(row["name"], *cells)
+    Console().print(table)
+
+
+def _print_networks(rows: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table("network", "task", title="whole generators: CPU time in yardsticks of plain PyTorch work")
+    for column in ("CPU ms", "yardsticks", "of", "peak MB"):
+        table.add_column(column, justify="right")
+    for row in rows:
+        peak = str(row.get("peak_mb") or "")
+        table.add_row(row["name"], row["task"], f"{row['ms']:.1f}", f"{row['yardsticks']:.2f}", row["yardstick"], peak)
     Console().print(table)

@@ -37,7 +37,8 @@ class ClipEncoder:
         disable_progress_bar()  # it loads in a blink
         if not (Path(folder) / "config.json").is_file():
             raise StyleAvatarError(
-                "there is no CLIP model", got=str(folder),
+                "there is no CLIP model",
+                got=str(folder),
                 expected="a folder with config.json, model.safetensors, tokenizer.json",
             )
         try:
@@ -90,14 +91,17 @@ def check_prompt(tokenizer: Any, text: str) -> list[str]:
     """
     if len(text) > MOST_CHARACTERS:
         raise StyleAvatarError(
-            "the prompt is too long", got=text, expected=f"at most {MOST_CHARACTERS} characters",
+            "the prompt is too long",
+            got=text,
+            expected=f"at most {MOST_CHARACTERS} characters",
             remedy="a dozen words do: a style, a person or alien, hair, glasses, a shirt",
         )
     pieces = _pieces(tokenizer, text)
     unknown = unknown_words(tokenizer, text)
     if not any(_is_word(piece) and _known(tokenizer, piece) for piece in pieces):
         raise StyleAvatarError(
-            "the prompt has no word that the encoder knows", got=text,
+            "the prompt has no word that the encoder knows",
+            got=text,
             expected="words such as: a young woman with red hair and round glasses, clay style",
         )
     return unknown

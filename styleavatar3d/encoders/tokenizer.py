@@ -27,6 +27,12 @@ def build_tokenizer(words: Iterable[str], length: int) -> PreTrainedTokenizerFas
     ends = [(START, vocabulary[START]), (END, vocabulary[END])]
     tokenizer.post_processor = processors.TemplateProcessing(single=f"{START} $A {END}", special_tokens=ends)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, bos_token=START, unk_token=UNKNOWN, eos_token=END,
-        model_max_length=length, padding_side="right", truncation_side="right",
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        bos_token=START,
+        unk_token=UNKNOWN,
+        eos_token=END,
+        model_max_length=length,
+        padding_side="right",
+        truncation_side="right",
     )

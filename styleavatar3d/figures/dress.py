@@ -43,9 +43,7 @@ class Garment(NamedTuple):
     """For each axis."""
 
 
-def build_figure(
-    look: Look, device: torch.device | str = "cpu", expression: dict[str, float] | None = None
-) -> Bust:
+def build_figure(look: Look, device: torch.device | str = "cpu", expression: dict[str, float] | None = None) -> Bust:
     """Dress the head of a look; `expression` holds strengths of the 52 names, such as {"jawOpen": 0.5}."""
     model = HeadModel.load()
     bare = face(model, look, expression)

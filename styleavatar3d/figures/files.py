@@ -265,4 +265,3 @@ def about(figure: FileFigure) -> dict[str, Any]:
         "vertices": len(figure.vertices), "faces": len(figure.faces), "key points by": figure.found_by,
         "key_points": {name: [round(x, 4) for x in point.tolist()] for name, point in figure.key_points.items()},
     }  # fmt: skip
-

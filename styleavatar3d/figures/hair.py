@@ -189,8 +189,13 @@ def _closed(skull: Skull, outer: Float[Tensor, "rows columns 3"], azimuth: Tenso
 
 
 def strand(
-    path: Float[Tensor, "points 3"], radius: Float[Tensor, "points"], sides: int = 10, *, twist: float = 0.0,
-    relief: float = 0.12, flat: float = 1.0,
+    path: Float[Tensor, "points 3"],
+    radius: Float[Tensor, "points"],
+    sides: int = 10,
+    *,
+    twist: float = 0.0,
+    relief: float = 0.12,
+    flat: float = 1.0,
 ) -> Cut:
     """A closed tail of hair along a path, thinned to a point; strands run along it, `twist` radians a point."""
     tangent = normalize(torch.gradient(path, dim=0)[0], dim=1)
@@ -328,7 +333,11 @@ def _bun() -> Cut:
 def _tail() -> Cut:
     """A high tail that swings to the figure's left."""
     knots = [
-        (0.0, 8.1, -0.2), (0.02, 8.62, -0.5), (0.12, 8.62, -0.98), (0.36, 7.85, -1.22), (0.9, 7.0, -0.95),
+        (0.0, 8.1, -0.2),
+        (0.02, 8.62, -0.5),
+        (0.12, 8.62, -0.98),
+        (0.36, 7.85, -1.22),
+        (0.9, 7.0, -0.95),
         (1.42, 6.1, -0.35),
     ]
     way = torch.linspace(0, 1, 22)
@@ -360,11 +369,25 @@ def haircuts(skull: Skull) -> dict[str, Cut]:
         "short": drape(skull, _short, line, cling=1.0, locks=0.08, count=9, bumps=0.06, frequency=7.0),
         "quiff": drape(skull, _quiff, line, cling=1.0, locks=0.05, count=9, columns=64),
         "bob": drape(
-            skull, _parted(0.2, 0.18), falling(skull, 6.2, 50, lower=73, rise=0.35), parting=50, rows=17,
-            locks=0.06, tips=0.12, cling=0.35, curl=0.2,
+            skull,
+            _parted(0.2, 0.18),
+            falling(skull, 6.2, 50, lower=73, rise=0.35),
+            parting=50,
+            rows=17,
+            locks=0.06,
+            tips=0.12,
+            cling=0.35,
+            curl=0.2,
         ),
         "long": drape(
-            skull, _parted(0.2, 0.16), falling(skull, 4.95, 55), parting=55, rows=19, columns=58, locks=0.08, tips=0.15,
+            skull,
+            _parted(0.2, 0.16),
+            falling(skull, 4.95, 55),
+            parting=55,
+            rows=19,
+            columns=58,
+            locks=0.08,
+            tips=0.15,
             cling=0.3,
         ),
         "ponytail": join(slick, _tail()),
@@ -372,8 +395,18 @@ def haircuts(skull: Skull) -> dict[str, Cut]:
         "afro": drape(skull, _afro(skull), line, rows=16, cling=1.0, bumps=0.06, frequency=11.0, columns=70),
         "mohawk": _crest(skull),
         "curly": drape(
-            skull, _parted(0.3, 0.1), falling(skull, 6.65, 52, lower=64), parting=52, rows=17, columns=64, bumps=0.17,
-            frequency=9.5, cling=0.6, tips=0.15, count=8, curl=0.15,
+            skull,
+            _parted(0.3, 0.1),
+            falling(skull, 6.65, 52, lower=64),
+            parting=52,
+            rows=17,
+            columns=64,
+            bumps=0.17,
+            frequency=9.5,
+            cling=0.6,
+            tips=0.15,
+            count=8,
+            curl=0.15,
         ),
         "braids": join(parted, braid, reflected(braid)),
     }

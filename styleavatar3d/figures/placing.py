@@ -61,9 +61,7 @@ class Clues:
     """The surface of eyeballs, where it goes by that name."""
 
 
-def surface(
-    vertices: Float[Tensor, "vertices 3"], faces: Tensor, count: int = _SAMPLES, seed: int = 0
-) -> Cloud:
+def surface(vertices: Float[Tensor, "vertices 3"], faces: Tensor, count: int = _SAMPLES, seed: int = 0) -> Cloud:
     """Points spread evenly over triangles."""
     a, b, c = vertices[faces].unbind(1)
     normal = torch.linalg.cross(b - a, c - a)
@@ -373,4 +371,3 @@ def _in_our_world(pose: Pose, turn: Tensor, points: dict[str, Tensor], found_by:
     names = [name for name in points if name not in ("chin", "crown")]
     world = placed.world(torch.stack([points[name] for name in names]))
     return replace(placed, key_points=dict(zip(names, world, strict=True)), head=placed.world(pose.place()))
-

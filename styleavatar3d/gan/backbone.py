@@ -137,10 +137,11 @@ class Synthesis(nn.Module):
     last convolution; 2 * blocks slots in all.
     """
 
-    def __init__(self, widths: tuple[int, ...], image_channels: int, w_dim: int, fine_channels: int, fine_from: int):
-        """Blocks finer than `fine_from` pixels write only the first `fine_channels`."""
+    def __init__(self, widths: tuple[int, ...], image_channels: int, w_dim: int, limit: tuple[int, int] | None = None):
+        """`limit` (pixels, channels): blocks finer than so many pixels write only the first so many channels."""
         super().__init__()
-        self.outputs = [image_channels if 4 * 2**i <= fine_from else fine_channels for i in range(len(widths))]
+        coarsest, few = limit or (4 * 2 ** len(widths), 0)
+        self.outputs = [image_channels if 4 * 2**i <= coarsest else few for i in range(len(widths))]
         self.constant = nn.Parameter(torch.randn(1, widths[0], 4, 4))
         before = (None, *widths[:-1])
         self.blocks = nn.ModuleList(Block(i, o, image_channels, w_dim) for i, o in zip(before, widths, strict=True))
@@ -150,17 +151,31 @@ class Synthesis(nn.Module):
         self, codes: Float[Tensor, "batch slots w"], *, blocks: int, fade: float, dtype: torch.dtype
     ) -> Float[Tensor, "batch channel height width"]:
         """The sum of the first `blocks` blocks; the newest one's share is multiplied by `fade`."""
+        return join(self.shares(codes, blocks=blocks, fade=fade, dtype=dtype), 4 * 2 ** (blocks - 1))[0]
+
+    def shares(
+        self, codes: Float[Tensor, "batch slots w"], *, blocks: int, fade: float, dtype: torch.dtype
+    ) -> list[Tensor]:
+        """What each of the first `blocks` blocks adds, at its own resolution; the newest one's is dimmed by `fade`."""
         x = self.constant.expand(len(codes), -1, -1, -1).to(dtype).contiguous(memory_format=torch.channels_last)
-        image = torch.zeros((), device=x.device)
+        shares = []
         for index in range(blocks):
             block: Block = self.blocks[index]  # type: ignore[assignment]
             if block.grow is not None:
                 x = upsample(block.grow(x, codes[:, 2 * index - 1], dtype))
-                image = upsample(image)
             x = block.refine(x, codes[:, 2 * index], dtype)
-            count = self.outputs[index]
-            share = block.to_image(x, codes[:, 2 * index + 1], dtype, count)
-            share = share * fade if index == blocks - 1 and fade < 1 else share
-            whole = index == 0 or count == image.shape[1]
-            image = image + share if whole else torch.cat([image[:, :count] + share, image[:, count:]], 1)
-        return image
+            share = block.to_image(x, codes[:, 2 * index + 1], dtype, self.outputs[index])
+            share = F.pad(share, (0, 0, 0, 0, 0, self.outputs[0] - self.outputs[index]))
+            shares.append(share * fade if index == blocks - 1 and fade < 1 else share)
+        return shares
+
+
+def join(shares: list[Tensor], smallest: int) -> list[Tensor]:
+    """Shares of at least `smallest` pixels a side; coarser ones are up-sampled and added to the first of these."""
+    joined, below = [], None
+    for share in shares:
+        below = share if below is None else upsample(below) + share
+        if share.shape[-1] >= min(smallest, shares[-1].shape[-1]):
+            joined.append(below)
+            below = None
+    return joined

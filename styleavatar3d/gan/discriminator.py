@@ -1,33 +1,65 @@
 """Residual discriminator on picture, mask and depth, conditioned by projection (StyleGAN2; PanoHead's mask channel).
 
-With super-resolution it also sees the raw picture, up-sampled, beside the final one (EG3D's dual discrimination).
+With super-resolution it also sees the raw picture, up-sampled, beside the final one (EG3D's dual discrimination). It
+may guess the pose of the figure's neck and head, and then judges pictures as ones of that pose (3DPortraitGAN).
 """
 
 import math
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from styleavatar3d.config import Strict
+from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.backbone import LEAKY_SLOPE, Linear, fast_dtype, leaky, pixel_norm
+from styleavatar3d.gan.deformation import POSE_SIZE, PoseHead
+
+PRESETS = {"full": (32768, 512), "narrow": (18432, 144)}
+"""Channels times pixels a side, and most channels: StyleGAN2's tower, and the one that judges pyramids."""
+
+
+def preset_widths(name: str, resolution: int) -> tuple[int, ...]:
+    """Channels from `resolution` down to 4 pixels of a tower in `PRESETS`."""
+    total, most = PRESETS[name]
+    return tuple(min(total // (resolution >> level), most) for level in range(resolution.bit_length() - 2))
 
 
 class DiscriminatorConfig(Strict):
-    """`widths[i]`: channels at resolution / 2^i, down to 4 pixels; pictures enter at `entry_resolution` or above."""
+    """`widths[i]`: channels at resolution / 2^i, down to 4 pixels, or the name of one of `PRESETS`; pictures enter at
+    `entry_resolution` or above. A label of no numbers makes an unconditional discriminator."""
 
     resolution: int = 64
     entry_resolution: int = 32
     widths: tuple[int, ...] = (32, 64, 112, 128, 128)
     raw: bool = False
+    mask: bool = True
     depth: bool = False
     """look at the depth of figures too; the data has to bring depth guidance"""
-    label_size: int = 46
-    label_width: int = 128
-    group: int = 4
+    pose: bool = False
+    """guess neck and head pose, and be told the guess"""
+    label_size: int = Field(default=46, ge=0)
+    label_width: int = Field(default=128, ge=1)
+    group: int = Field(default=4, ge=1)
+    """images over which minibatch statistics are taken; 1 takes none"""
     precision: str = "auto"
+
+    @property
+    def channels(self) -> int:
+        """Of the pictures that come in."""
+        return 3 + self.mask + self.depth + 3 * self.raw
+
+    @model_validator(mode="before")
+    @classmethod
+    def _named_widths(cls, data: Any) -> Any:
+        if not isinstance(data, dict) or not isinstance(data.get("widths"), str):
+            return data
+        if data["widths"] not in PRESETS:
+            raise ValueError(f"widths is a list of channels or one of {', '.join(PRESETS)}, not {data['widths']}")
+        return data | {"widths": preset_widths(data["widths"], int(data.get("resolution", 64)))}
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -68,11 +100,20 @@ class ResidualBlock(nn.Module):
 def minibatch_deviation(
     x: Float[Tensor, "batch channel height width"], group: int
 ) -> Float[Tensor, "batch 1 height width"]:
-    """Mean standard deviation within each run of `group` neighbours; neighbours, so that ranks do not change it."""
+    """Mean standard deviation within each run of `group` neighbours; neighbours, so that ranks do not change it.
+
+    Raises StyleAvatarError unless the batch consists of such runs.
+    """
     batch, _, height, width = x.shape
-    size = group if batch % group == 0 else batch
-    deviation = (x.reshape(batch // size, size, -1).var(1, unbiased=False) + 1e-8).sqrt().mean(1)
-    return deviation.repeat_interleave(size)[:, None, None, None].expand(-1, 1, height, width)
+    if batch == 0 or batch % group:
+        raise StyleAvatarError(
+            "the batch is too small for minibatch statistics",
+            got=f"{batch} images in this process",
+            expected=f"a multiple of model.discriminator.group, {group}",
+            remedy="raise --train.batch, use fewer processes, or lower --model.discriminator.group (1 takes none)",
+        )
+    deviation = (x.reshape(batch // group, group, -1).var(1, unbiased=False) + 1e-8).sqrt().mean(1)
+    return deviation.repeat_interleave(group)[:, None, None, None].expand(-1, 1, height, width)
 
 
 class Discriminator(nn.Module):
@@ -82,21 +123,22 @@ class Discriminator(nn.Module):
         super().__init__()
         self.config = config
         sizes = [config.resolution // 2**i for i in range(len(config.widths))]
-        channels = 4 + config.depth + 3 * config.raw
         self.entries = nn.ModuleDict(
             {
-                str(size): Convolution(channels, width, 1)
+                str(size): Convolution(config.channels, width, 1)
                 for size, width in zip(sizes, config.widths, strict=True)
                 if size >= config.entry_resolution
             }
         )
         pairs = zip(sizes[:-1], config.widths[:-1], config.widths[1:], strict=True)
         self.blocks = nn.ModuleDict({str(size): ResidualBlock(i, o) for size, i, o in pairs})
-        last, width = config.widths[-1], config.label_width
+        last, told = config.widths[-1], config.label_size + config.pose * POSE_SIZE
+        width = config.label_width if told else 1
         self.last = Convolution(last + 1, last, 3)
         self.flat = Linear(last * 16, last)
         self.verdict = Linear(last, width)
-        self.label = nn.ModuleList([Linear(config.label_size, width), Linear(width, width)])
+        self.label = nn.ModuleList([Linear(told, width), Linear(width, width)] if told else [])
+        self.pose = PoseHead(last * 16 + config.label_size) if config.pose else None
 
     def forward(
         self,
@@ -111,6 +153,34 @@ class Discriminator(nn.Module):
         Smaller pictures enter lower in the tower; the newest entry's share is multiplied by `fade`, and the entry below
         it stays open. `precise` computes in the parameters' own format (second derivatives).
         """
+        return self.judge(pictures, labels, fade=fade, precise=precise).logits
+
+    def judge(
+        self,
+        pictures: Float[Tensor, "batch channel height width"],
+        labels: Float[Tensor, "batch code"],
+        *,
+        fade: float = 1.0,
+        precise: bool = False,
+    ) -> "Judgement":
+        """`forward`, with the pose that was guessed."""
+        features = self.features(pictures, fade=fade, precise=precise)
+        labels = labels.to(features.dtype)
+        poses = None
+        if self.pose is not None:
+            poses = self.pose(torch.cat([features.flatten(1), labels], 1))
+            labels = torch.cat([labels, poses.detach()], 1)
+        x = self.last(torch.cat([features, minibatch_deviation(features, self.config.group)], 1))
+        x = self.verdict(leaky(self.flat(x.flatten(1))))
+        if not len(self.label):
+            return Judgement(x[:, 0], poses)
+        code = pixel_norm(self.label[1](leaky(self.label[0](labels))))
+        return Judgement((x * code).sum(1) / math.sqrt(x.shape[1]), poses)
+
+    def features(
+        self, pictures: Float[Tensor, "batch channel height width"], *, fade: float = 1.0, precise: bool = False
+    ) -> Float[Tensor, "batch feature 4 4"]:
+        """What the tower makes of pictures, in the parameters' format."""
         kind = "parameter" if precise else self.config.precision
         dtype = fast_dtype(kind, pictures.device, self.last.weight.dtype)
         pictures = pictures.to(dtype).contiguous(memory_format=torch.channels_last)
@@ -121,22 +191,25 @@ class Discriminator(nn.Module):
             if str(size) in self.entries:
                 pictures = F.avg_pool2d(pictures, 2)
                 x, fade = x * fade + self.entries[str(size)](pictures), 1.0
-        x = x.to(self.last.weight.dtype)
-        x = self.last(torch.cat([x, minibatch_deviation(x, self.config.group)], 1))
-        x = self.verdict(leaky(self.flat(x.flatten(1))))
-        code = pixel_norm(self.label[1](leaky(self.label[0](labels.to(x.dtype)))))
-        return (x * code).sum(1) / math.sqrt(x.shape[1])
+        return x.to(self.last.weight.dtype)
+
+
+class Judgement(NamedTuple):
+    """A logit an image, and the guessed neck and head pose (`deformation`) where the discriminator guesses poses."""
+
+    logits: Float[Tensor, "batch"]
+    poses: Float[Tensor, "batch 6"] | None
 
 
 def pictures_for(
     image: Float[Tensor, "batch 3 height width"],
-    mask: Float[Tensor, "batch 1 rows columns"],
+    mask: Float[Tensor, "batch masks rows columns"],
     depth: Float[Tensor, "batch maps tall wide"],
     raw: Float[Tensor, "batch 3 rows columns"] | None = None,
 ) -> Float[Tensor, "batch channel height width"]:
     """What the discriminator looks at, at image size: image, mask and depth scaled from [0, 1] to [-1, 1] and, if
-    given, the raw picture. A depth of no map is left out."""
-    parts = [image, mask * 2 - 1] + ([depth * 2 - 1] if depth.shape[1] else []) + ([raw] if raw is not None else [])
+    given, the raw picture. A mask or a depth of no map is left out."""
+    parts = [image, *(maps * 2 - 1 for maps in (mask, depth) if maps.shape[1]), *([raw] if raw is not None else [])]
     size = image.shape[-1]
     fitted = [p if p.shape[-1] == size else F.interpolate(p, size=size, mode="bilinear") for p in parts]
     return torch.cat(fitted, 1)

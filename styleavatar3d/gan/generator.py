@@ -1,16 +1,17 @@
 """The 3D-aware generator: latent -> codes -> planes -> views (EG3D section 4)."""
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
-from jaxtyping import Float
+import torch.nn.functional as F
+from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from styleavatar3d.config import Strict, validate
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.backbone import Mapping, Synthesis, fast_dtype
-from styleavatar3d.gan.planes import plane_slices, to_planes
+from styleavatar3d.gan.backbone import Mapping, Synthesis, fast_dtype, join
+from styleavatar3d.gan.planes import Planes, plane_slices, to_planes
 from styleavatar3d.gan.renderer import Renderer
 from styleavatar3d.gan.superresolution import SuperResolution
 from styleavatar3d.runtime.random import normal
@@ -22,7 +23,10 @@ class GeneratorConfig(Strict):
     """Sizes of a generator; stored as config.json beside its weights.
 
     `resolution` is that of the rendered picture, before super-resolution; the planes have `4 * 2^(len(widths) - 1)`
-    texels a side. `box` and `density_gain` are in world units.
+    texels a side. `levels` pyramid keeps what the backbone makes at each resolution from `coarsest` on as a level,
+    instead of up-sampling and adding it all. (A level is zero half a texel inside the box's faces, so very coarse ones
+    would thin out whatever comes near.) `box`, `density_gain`, `near_far` (the box's faces by default) and `margin`
+    (empty border along x and z) are in world units.
     """
 
     z_dim: int = 128
@@ -35,10 +39,15 @@ class GeneratorConfig(Strict):
     side_resolution: int = Field(default=1024, ge=4)
     """Texels a side up to which the planes (x, z) and (y, z) have detail. Fine detail there shows as stripes across a
     face, a plaid that adversarial training likes; the (x, y) plane draws faces."""
+    levels: Literal["single", "pyramid"] = "single"
+    coarsest: int = 16
     decoder_width: int = 32
     features: int = Field(default=3, ge=3)
     box: float = Field(default=0.8, gt=0)
     density_gain: float = Field(default=25.0, gt=0)
+    near_far: tuple[float, float] | None = None
+    spacing: Literal["depth", "disparity"] = "depth"
+    margin: float = Field(default=0.0, ge=0)
     samples: tuple[int, int] = (24, 24)
     super_resolution_width: int = 0
     precision: Literal["auto", "parameter", "bfloat16"] = "auto"
@@ -47,7 +56,20 @@ class GeneratorConfig(Strict):
     def _consistent(self):
         if self.super_resolution_width and self.features == 3:
             raise ValueError("super-resolution needs more than the 3 features that are the raw picture")
+        if self.levels == "pyramid" and self.coarsest not in [4 * 2**i for i in range(len(self.widths))]:
+            raise ValueError(f"coarsest {self.coarsest} is none of the resolutions 4, 8 ... {self.plane_resolution}")
+        if self.near_far is not None and not 0 < self.near_far[0] < self.near_far[1]:
+            raise ValueError(f"near_far {self.near_far} is not 0 < near < far")
+        if self.margin >= self.box / 2:
+            raise ValueError(f"margin {self.margin} leaves nothing of the box of side {self.box}")
         return self
+
+    @property
+    def volume(self) -> str:
+        """What the planes are: triplane, trigrid or pyramid."""
+        if self.levels == "pyramid":
+            return "pyramid"
+        return "triplane" if max(self.depths) == 1 else "trigrid"
 
     @property
     def slots(self) -> int:
@@ -70,11 +92,18 @@ class Rendering(NamedTuple):
     mask: Float[Tensor, "batch 1 rows columns"]
     depth: Float[Tensor, "batch 1 rows columns"]
 
+    def over(self, color: float) -> Float[Tensor, "batch 3 height width"]:
+        """The pictures on another grey: 1 is white, -1 black."""
+        mask = self.mask
+        if mask.shape[-1] != self.image.shape[-1]:
+            mask = F.interpolate(mask, self.image.shape[-2:], mode="bilinear", align_corners=False)
+        return self.image + (1 - mask) * color
+
 
 class Jitter(NamedTuple):
     """Where along its ray each sample lies within its stratum, in [0, 1): one row an image, shared by its rays.
 
-    Jitter of its own for every ray would be learned by the generator as a texture.
+    Jitter of its own for every ray (also taken: one row a ray) would be learned by the generator as a texture.
     """
 
     coarse: Float[Tensor, "batch 1 coarse"]
@@ -84,6 +113,18 @@ class Jitter(NamedTuple):
     def middle(cls, samples: tuple[int, int], like: Tensor) -> "Jitter":
         """The middle of every stratum: what inference uses."""
         return cls(*(like.new_full((1, 1, count), 0.5).expand(len(like), 1, count) for count in samples))
+
+
+def mix_styles(
+    codes: Float[Tensor, "batch slots w"],
+    others: Float[Tensor, "batch slots w"],
+    first: int | Int[Tensor, "batch"],
+) -> Float[Tensor, "batch slots w"]:
+    """Codes whose slots from `first` on are those of `others`: coarse looks of one, fine looks of the other (StyleGAN,
+    section 3.1)."""
+    slots = torch.arange(codes.shape[1], device=codes.device)
+    first = torch.as_tensor(first, device=codes.device).reshape(-1, 1)
+    return torch.where((slots < first)[..., None], codes, others)
 
 
 class Generator(nn.Module):
@@ -97,7 +138,7 @@ class Generator(nn.Module):
         channels = plane_slices(config.depths) * config.plane_channels
         self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
         front = config.depths[0] * config.plane_channels
-        self.synthesis = Synthesis(config.widths, channels, config.w_dim, front, config.side_resolution)
+        self.synthesis = Synthesis(config.widths, channels, config.w_dim, (config.side_resolution, front))
         self.renderer = Renderer(
             channels=config.plane_channels,
             hidden=config.decoder_width,
@@ -105,6 +146,9 @@ class Generator(nn.Module):
             box=config.box,
             depths=config.depths,
             density_gain=config.density_gain,
+            near_far=config.near_far,
+            spacing=config.spacing,
+            margin=config.margin,
         )
         width = config.super_resolution_width
         self.super_resolution = SuperResolution(config.features, width, config.w_dim) if width else None
@@ -115,34 +159,56 @@ class Generator(nn.Module):
         """The number format of convolutions on this device."""
         return fast_dtype(self.config.precision, self.w_mean.device, self.w_mean.dtype)
 
-    def mapping(self, z: Float[Tensor, "batch z"], truncation: float = 1.0) -> Float[Tensor, "batch slots w"]:
-        """Codes with equal slots; `truncation` < 1 draws them towards the mean code."""
+    def mapping(
+        self, z: Float[Tensor, "batch z"], truncation: float = 1.0, cutoff: int | None = None
+    ) -> Float[Tensor, "batch slots w"]:
+        """Codes with equal slots; `truncation` < 1 draws the first `cutoff` (default: all) towards the mean code."""
         w = self.map(z)
-        w = w if truncation == 1 else self.w_mean.lerp(w, truncation)
-        return w[:, None].expand(-1, self.config.slots, -1)
+        codes = w[:, None].expand(-1, self.config.slots, -1)
+        if truncation == 1:
+            return codes
+        drawn = self.w_mean.lerp(w, truncation)[:, None].expand_as(codes)
+        return drawn if cutoff is None else mix_styles(drawn, codes, cutoff)
 
     def planes(
         self, codes: Float[Tensor, "batch slots w"], *, resolution: int | None = None, fade: float = 1.0
-    ) -> Float[Tensor, "batch height width slices channel"]:
-        """Feature planes; a smaller `resolution` leaves out the finest blocks, `fade` < 1 dims the finest one used."""
-        blocks = len(self.config.widths) if resolution is None else (resolution // 4).bit_length()
-        return to_planes(self.synthesis(codes, blocks=blocks, fade=fade, dtype=self.dtype), self.config.depths)
+    ) -> Planes:
+        """Feature planes; every slot may have a code of its own (W+, see `mix_styles`).
+
+        A smaller `resolution` leaves out the finest blocks, `fade` < 1 dims the finest one used.
+        """
+        config = self.config
+        if codes.shape[1:] != (config.slots, config.w_dim):
+            raise StyleAvatarError(
+                "the codes are those of another generator",
+                got=list(codes.shape),
+                expected=f"[batch, {config.slots}, {config.w_dim}]",
+            )
+        blocks = len(config.widths) if resolution is None else (resolution // 4).bit_length()
+        shares = self.synthesis.shares(codes, blocks=blocks, fade=fade, dtype=self.dtype)
+        smallest = config.coarsest if config.levels == "pyramid" else config.plane_resolution
+        return Planes(tuple(to_planes(level, config.depths) for level in join(shares, smallest)))
 
     def render(
         self,
-        planes: Float[Tensor, "batch height width slices channel"],
+        planes: Planes,
         labels: Float[Tensor, "batch 25"],
         resolution: int | None = None,
         samples: tuple[int, int] | None = None,
         *,
         jitter: Jitter | None = None,
+        noise: Float[Tensor, "batch rays samples"] | None = None,
         codes: Float[Tensor, "batch slots w"] | None = None,
     ) -> Rendering:
-        """Views of `resolution`^2 rays. `codes` are needed where there is super-resolution, which doubles the image."""
+        """Views of `resolution`^2 rays; equal arguments give equal pictures, and planes of batch 1 serve all labels.
+
+        `noise` is added to the raw density of each ray's coarse, then fine samples. `codes` are needed where there is
+        super-resolution, which doubles the image.
+        """
         size = resolution or self.config.resolution
-        labels = labels.to(planes)
-        coarse, fine = jitter or Jitter.middle(samples or self.config.samples, planes)
-        features, mask, depth = self.renderer(planes, labels, size, coarse, fine)
+        labels = labels.to(self.w_mean)
+        coarse, fine = jitter or Jitter.middle(samples or self.config.samples, labels)
+        features, mask, depth = self.renderer(planes, labels, size, coarse, fine, noise)
         features = (features * 2 - mask[..., None]).mT.unflatten(2, (size, size))
         mask, depth = mask.view(-1, 1, size, size), depth.view(-1, 1, size, size)
         image = raw = features[:, :3]
@@ -155,7 +221,7 @@ class Generator(nn.Module):
         return Rendering(image, raw, mask, depth)
 
     def field(
-        self, planes: Float[Tensor, "batch height width slices channel"], points: Float[Tensor, "batch point 3"]
+        self, planes: Planes, points: Float[Tensor, "batch point 3"]
     ) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
         """Colour in [0, 1] and density per world unit at points of the world."""
         colors, density = self.renderer.field(planes, points)
@@ -178,10 +244,18 @@ class Generator(nn.Module):
         save_weights(Storage.open(folder), self, self.config.model_dump(mode="json"))
 
     @classmethod
-    def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> "Generator":
-        """Read what `save_pretrained` wrote. Raises StyleAvatarError if something is missing or does not fit."""
+    def from_pretrained(cls, folder: str, device: str | torch.device = "cpu") -> Any:
+        """Read what `save_pretrained` wrote. Of an import, whose config.json names its family, a ClassicGenerator.
+
+        Raises StyleAvatarError if something is missing or does not fit.
+        """
         storage = Storage.open(folder)
-        config = validate(GeneratorConfig, read_json(storage, CONFIG_FILE), source=f"{folder}/{CONFIG_FILE}")
+        tree = read_json(storage, CONFIG_FILE)
+        if tree.get("family", "light") != "light":
+            from styleavatar3d.gan.imports import load_classic
+
+            return load_classic(storage, tree, device)
+        config = validate(GeneratorConfig, tree, source=f"{folder}/{CONFIG_FILE}")
         generator = cls(config)
         load_weights(generator, storage)
         return generator.to(device).eval().requires_grad_(False)

@@ -7,8 +7,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.camera.rays import box_intersection, rays
-from styleavatar3d.gan.planes import Depths
-from styleavatar3d.ops.render_planes import Decoder, Rendering, render_planes, sample_field
+from styleavatar3d.gan.planes import Depths, Planes
+from styleavatar3d.ops import Decoder, March, Rendering, render_planes, sample_field
+from styleavatar3d.ops.composite import Spacing
 
 START_DENSITY = -2.0  # raw density of an untrained field: half transparent, so that every depth receives gradient
 
@@ -33,12 +34,29 @@ class FieldDecoder(nn.Module):
 
 
 class Renderer(nn.Module):
-    """Importance-sampled volume rendering of planes inside a cube of side `box` world units."""
+    """Importance-sampled volume rendering of planes inside a cube of side `box` world units.
 
-    def __init__(self, *, channels: int, hidden: int, features: int, box: float, depths: Depths, density_gain: float):
+    Rays are sampled between `near_far`, or where they cross the cube. Within `margin` of the cube's x and z faces the
+    volume is empty (PanoHead), which keeps what has no data from hanging at the border.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        hidden: int,
+        features: int,
+        box: float,
+        depths: Depths,
+        density_gain: float,
+        near_far: tuple[float, float] | None = None,
+        spacing: Spacing = "depth",
+        margin: float = 0.0,
+    ):
         super().__init__()
         self.decoder = FieldDecoder(channels, hidden, features)
-        self.box, self.depths, self.density_gain = box, depths, density_gain
+        self.box, self.depths, self.density_gain, self.near_far = box, depths, density_gain, near_far
+        self.march = March(spacing=spacing, crop=box / 2 - margin if margin else math.inf)
 
     def settings(self) -> dict:
         """How the field is read, for the operators."""
@@ -46,23 +64,37 @@ class Renderer(nn.Module):
 
     def forward(
         self,
-        planes: Float[Tensor, "batch height width slices channel"],
+        planes: Planes,
         labels: Float[Tensor, "batch 25"],
         resolution: int,
-        coarse: Float[Tensor, "batch 1 coarse"],
-        fine: Float[Tensor, "batch 1 fine"],
+        coarse: Float[Tensor, "batch _ coarse"],
+        fine: Float[Tensor, "batch _ fine"],
+        noise: Float[Tensor, "batch rays samples"] | None = None,
     ) -> Rendering:
-        """Maps of resolution^2 rays in row-major order; `coarse`, `fine` in [0, 1) place the samples of each image."""
+        """Maps of resolution^2 rays in row-major order; `coarse`, `fine` in [0, 1) place the samples of each image.
+
+        `noise` is added to the raw densities of coarse, then fine samples.
+        """
         origins, directions = rays(labels, resolution)
-        near, far = box_intersection(origins, directions, self.box)
+        near, far = self.limits(origins, directions)
         return render_planes(
-            planes, self.decoder.effective(), origins, directions, near, far, coarse, fine,
-            density_gain=self.density_gain, **self.settings(),
+            planes.levels, self.decoder.effective(), origins, directions, near, far, coarse, fine,
+            density_gain=self.density_gain, march=self.march, noise=noise, **self.settings(),
         )  # fmt: skip
 
+    def limits(
+        self, origins: Float[Tensor, "batch rays 3"], directions: Float[Tensor, "batch rays 3"]
+    ) -> tuple[Float[Tensor, "batch rays"], Float[Tensor, "batch rays"]]:
+        """Distances between which rays are sampled."""
+        if self.near_far is None:
+            return box_intersection(origins, directions, self.box)
+        near, far = (origins.new_full(origins.shape[:2], limit) for limit in self.near_far)
+        return near, far
+
     def field(
-        self, planes: Float[Tensor, "batch height width slices channel"], points: Float[Tensor, "batch point 3"]
+        self, planes: Planes, points: Float[Tensor, "batch point 3"]
     ) -> tuple[Float[Tensor, "batch point feature"], Float[Tensor, "batch point"]]:
         """Colours in [0, 1] and density per world unit at points of the world."""
-        colors, raw = sample_field(planes, self.decoder.effective(), points, **self.settings())
-        return colors, self.density_gain * torch.nn.functional.softplus(raw - 1)
+        colors, raw = sample_field(planes.levels, self.decoder.effective(), points, **self.settings())
+        outside = points[..., [0, 2]].abs().amax(-1) > self.march.crop
+        return colors, (self.density_gain * torch.nn.functional.softplus(raw - 1)).masked_fill(outside, 0)

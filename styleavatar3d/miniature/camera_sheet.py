@@ -1,6 +1,6 @@
 """The pictures of docs/cameras.md: one figure from all around, from below and above, and what is known of a view.
 
-    python -m styleavatar3d.miniature.camera_sheet docs/pictures
+python -m styleavatar3d.miniature.camera_sheet docs/pictures
 """
 
 import io

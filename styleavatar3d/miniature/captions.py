@@ -8,14 +8,34 @@ from styleavatar3d.figures.looks import ATTRIBUTES, BACKGROUNDS, Look, visible_a
 from styleavatar3d.synthesis.prompts import compose, view_words
 
 SYNONYMS = {
-    "man": ("male", "guy"), "woman": ("female", "lady"), "child": ("kid",), "old": ("elderly",),
-    "sunglasses": ("shades",), "full beard": ("beard",), "beanie": ("cap",), "brimmed hat": ("hat",),
-    "turtleneck": ("rollneck", "sweater"), "t-shirt": ("tee", "shirt"), "striped shirt": ("stripy shirt",),
-    "blonde": ("golden", "blond"), "purple": ("violet",), "buzz cut": ("buzz", "cropped"), "curly": ("curls",),
-    "braids": ("braided",), "cartoon": ("toon",), "cel": ("anime", "comic"), "marble": ("sculpture",),
-    "clay": ("plasticine",), "bronze": ("brass",), "low-poly": ("lowpoly", "polygonal"),
-    "voxel": ("blocky", "voxels"), "watercolour": ("watercolor", "aquarelle"), "toy": ("plastic",),
-    "pencil": ("graphite", "sketch"), "orc": ("goblin",), "robot": ("android",),
+    "man": ("male", "guy"),
+    "woman": ("female", "lady"),
+    "child": ("kid",),
+    "old": ("elderly",),
+    "sunglasses": ("shades",),
+    "full beard": ("beard",),
+    "beanie": ("cap",),
+    "brimmed hat": ("hat",),
+    "turtleneck": ("rollneck", "sweater"),
+    "t-shirt": ("tee", "shirt"),
+    "striped shirt": ("stripy shirt",),
+    "blonde": ("golden", "blond"),
+    "purple": ("violet",),
+    "buzz cut": ("buzz", "cropped"),
+    "curly": ("curls",),
+    "braids": ("braided",),
+    "cartoon": ("toon",),
+    "cel": ("anime", "comic"),
+    "marble": ("sculpture",),
+    "clay": ("plasticine",),
+    "bronze": ("brass",),
+    "low-poly": ("lowpoly", "polygonal"),
+    "voxel": ("blocky", "voxels"),
+    "watercolour": ("watercolor", "aquarelle"),
+    "toy": ("plastic",),
+    "pencil": ("graphite", "sketch"),
+    "orc": ("goblin",),
+    "robot": ("android",),
 }
 
 
@@ -34,9 +54,7 @@ def caption(
     return text
 
 
-def _known_caption(
-    look: Look, style: str, yaw: float, pitch: float, draw: random.Random, background: str
-) -> str:
+def _known_caption(look: Look, style: str, yaw: float, pitch: float, draw: random.Random, background: str) -> str:
     names = [*ATTRIBUTES, "style", "kind"]
     drop = {name for name in names if draw.random() < draw.choice((0.0, 0.2, 0.7))}
     if draw.random() < 0.12:
@@ -52,7 +70,12 @@ def _known_caption(
 
 
 def sentence(
-    look: Look, style: str, yaw: float, pitch: float, drop: set[str], draw: random.Random,
+    look: Look,
+    style: str,
+    yaw: float,
+    pitch: float,
+    drop: set[str],
+    draw: random.Random,
     background: str = BACKGROUNDS[0],
 ) -> str:
     """The same facts as a user may put them: "a blue alien with round glasses, clay style, front view"."""

@@ -44,9 +44,7 @@ def facet_normals(
     return _folded(normalize(mean, dim=1), points), torch.sin(cell * 12.9898)
 
 
-def _summed(
-    vectors: Float[Tensor, "vectors 3"], cells: Int[Tensor, "vectors"], count: int
-) -> Float[Tensor, "cells 3"]:
+def _summed(vectors: Float[Tensor, "vectors 3"], cells: Int[Tensor, "vectors"], count: int) -> Float[Tensor, "cells 3"]:
     """Sums by cell, in whole numbers: on a GPU a sum of floats depends on the order in which threads come."""
     whole = (vectors.double() * _FINE).round_().long()
     total = torch.zeros(count, 3, dtype=torch.int64, device=vectors.device).index_add_(0, cells, whole)

@@ -50,14 +50,25 @@ def build_clip(config: MiniatureModels, tokenizer: Any) -> Any:
     from transformers import CLIPConfig, CLIPModel, CLIPTextConfig, CLIPVisionConfig
 
     text = CLIPTextConfig(
-        vocab_size=len(tokenizer), max_position_embeddings=config.tokens, hidden_size=config.text_width,
-        intermediate_size=3 * config.text_width, num_hidden_layers=config.text_layers, num_attention_heads=config.heads,
-        projection_dim=config.embedding, pad_token_id=tokenizer.pad_token_id, bos_token_id=tokenizer.bos_token_id,
+        vocab_size=len(tokenizer),
+        max_position_embeddings=config.tokens,
+        hidden_size=config.text_width,
+        intermediate_size=3 * config.text_width,
+        num_hidden_layers=config.text_layers,
+        num_attention_heads=config.heads,
+        projection_dim=config.embedding,
+        pad_token_id=tokenizer.pad_token_id,
+        bos_token_id=tokenizer.bos_token_id,
         eos_token_id=tokenizer.eos_token_id,
     )
     image = CLIPVisionConfig(
-        hidden_size=config.image_width, intermediate_size=3 * config.image_width, num_hidden_layers=config.image_layers,
-        num_attention_heads=config.heads, image_size=IMAGE_SIZE, patch_size=8, projection_dim=config.embedding,
+        hidden_size=config.image_width,
+        intermediate_size=3 * config.image_width,
+        num_hidden_layers=config.image_layers,
+        num_attention_heads=config.heads,
+        image_size=IMAGE_SIZE,
+        patch_size=8,
+        projection_dim=config.embedding,
     )
     return CLIPModel(
         CLIPConfig(text_config=text.to_dict(), vision_config=image.to_dict(), projection_dim=config.embedding)
@@ -72,9 +83,12 @@ def build_codec(config: MiniatureModels) -> Any:
     from diffusers import AutoencoderTiny
 
     sizes: dict[str, Any] = {
-        "encoder_block_out_channels": (PATCH_NUMBERS,) * 3, "num_encoder_blocks": (0, 0, 0),
-        "decoder_block_out_channels": (config.codec_width,) * 3, "num_decoder_blocks": config.codec_blocks,
-        "latent_channels": config.latent_channels, "scaling_factor": LATENT_SCALE,
+        "encoder_block_out_channels": (PATCH_NUMBERS,) * 3,
+        "num_encoder_blocks": (0, 0, 0),
+        "decoder_block_out_channels": (config.codec_width,) * 3,
+        "num_decoder_blocks": config.codec_blocks,
+        "latent_channels": config.latent_channels,
+        "scaling_factor": LATENT_SCALE,
     }
     return AutoencoderTiny(**sizes)
 
@@ -90,8 +104,11 @@ def build_unet(config: MiniatureModels) -> Any:
         down_block_types=("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
         mid_block_type="UNetMidBlock2D",
         up_block_types=("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
-        out_channels=config.latent_channels, sample_size=LATENT_SIZE, addition_embed_type="text",
-        addition_embed_type_num_heads=8, **_denoiser(config),
+        out_channels=config.latent_channels,
+        sample_size=LATENT_SIZE,
+        addition_embed_type="text",
+        addition_embed_type_num_heads=8,
+        **_denoiser(config),
     )
 
 
@@ -103,16 +120,22 @@ def build_controlnet(config: MiniatureModels) -> Any:
     from diffusers import ControlNetModel
 
     return ControlNetModel(
-        down_block_types=("DownBlock2D",) * 3, mid_block_type="UNetMidBlock2D",
-        conditioning_embedding_out_channels=(16, 32, 64), **_denoiser(config),
+        down_block_types=("DownBlock2D",) * 3,
+        mid_block_type="UNetMidBlock2D",
+        conditioning_embedding_out_channels=(16, 32, 64),
+        **_denoiser(config),
     )
 
 
 def _denoiser(config: MiniatureModels) -> dict[str, Any]:
     return {
-        "in_channels": config.latent_channels, "block_out_channels": config.unet_channels,
-        "layers_per_block": config.unet_layers, "cross_attention_dim": config.text_width,
-        "attention_head_dim": config.heads, "norm_num_groups": 16, "resnet_time_scale_shift": "scale_shift",
+        "in_channels": config.latent_channels,
+        "block_out_channels": config.unet_channels,
+        "layers_per_block": config.unet_layers,
+        "cross_attention_dim": config.text_width,
+        "attention_head_dim": config.heads,
+        "norm_num_groups": 16,
+        "resnet_time_scale_shift": "scale_shift",
     }
 
 
@@ -124,9 +147,14 @@ def build_scheduler() -> Any:
     from diffusers import DPMSolverMultistepScheduler
 
     return DPMSolverMultistepScheduler(
-        beta_schedule="squaredcos_cap_v2", prediction_type="v_prediction", rescale_betas_zero_snr=True,
-        timestep_spacing="trailing", steps_offset=1,
-        algorithm_type="dpmsolver++", solver_order=2, lower_order_final=True,
+        beta_schedule="squaredcos_cap_v2",
+        prediction_type="v_prediction",
+        rescale_betas_zero_snr=True,
+        timestep_spacing="trailing",
+        steps_offset=1,
+        algorithm_type="dpmsolver++",
+        solver_order=2,
+        lower_order_final=True,
     )
 
 

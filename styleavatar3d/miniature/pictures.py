@@ -68,8 +68,12 @@ class Pictures:
         turn = [1.0] * len(indices) if mirrored is None else (1 - 2 * mirrored.float()).tolist()
         return [
             caption(
-                self.looks[index], self.styles[index], sign * float(self.yaw[index]), float(self.pitch[index]),
-                random.Random(key(seed, f"caption {step}", place)), self.backgrounds[index],
+                self.looks[index],
+                self.styles[index],
+                sign * float(self.yaw[index]),
+                float(self.pitch[index]),
+                random.Random(key(seed, f"caption {step}", place)),
+                self.backgrounds[index],
             )
             for place, (index, sign) in enumerate(zip(indices.tolist(), turn, strict=True))
         ]
@@ -110,9 +114,15 @@ def _rendered(config: MiniatureConfig, count: int, seed: int, landmarks: bool = 
     from styleavatar3d.miniature.renders import render_dataset
 
     return render_dataset(
-        count, seed, workers=config.data.workers, views_per_figure=config.data.views,
-        backgrounds=config.data.backgrounds, landmarks=landmarks, progress=_show,
-        cache=Storage.open(config.run.out).local_path("renders"), device=default_device().type,
+        count,
+        seed,
+        workers=config.data.workers,
+        views_per_figure=config.data.views,
+        backgrounds=config.data.backgrounds,
+        landmarks=landmarks,
+        progress=_show,
+        cache=Storage.open(config.run.out).local_path("renders"),
+        device=default_device().type,
     )
 
 

@@ -82,7 +82,8 @@ def export(config: MiniatureConfig) -> str:
         trained("estimators", Estimator(LANDMARKS), config).save_pretrained(folder / "estimators")
     summaries = {
         stage: json.loads(storage.read(f"{stage}/summary.json"))
-        for stage in STAGES if storage.exists(f"{stage}/summary.json")
+        for stage in STAGES
+        if storage.exists(f"{stage}/summary.json")
     }
     Path(folder / "training.json").write_text(json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n")
     for name in ("clip", "diffusion", "judge", "estimators"):

@@ -133,9 +133,7 @@ class Frozen:
         latents = encode_all(self.codec, pictures)
         return latents / latents.std() if pictures.image.shape[-1] < IMAGE_SIZE else latents
 
-    def noise(
-        self, latents: Latents, seed: int, draw: int
-    ) -> tuple[Latents, Latents, Int[Tensor, "batch"]]:
+    def noise(self, latents: Latents, seed: int, draw: int) -> tuple[Latents, Latents, Int[Tensor, "batch"]]:
         """Noisy latents, the velocity to predict (arXiv:2202.00512, eq. 2 in appendix D) and the times."""
         source = generator(seed, "diffusion noise", draw)
         time = draw_times(len(latents), len(self.alphas), source)

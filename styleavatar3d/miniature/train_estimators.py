@@ -41,9 +41,7 @@ class Marked(NamedTuple):
     def mirrored(self) -> list[int]:
         """Which landmark each one is in a mirror."""
         swap = {"left": "right", "right": "left"}
-        return [
-            self.names.index("_".join(swap.get(part, part) for part in name.split("_"))) for name in self.names
-        ]
+        return [self.names.index("_".join(swap.get(part, part) for part in name.split("_"))) for name in self.names]
 
     def to(self, device: torch.device) -> "Marked":
         """The pictures on a device; what is true of them stays."""

@@ -4,21 +4,15 @@ Kernels are compiled at first use, never at import; see `_build` for where they 
 """
 
 from styleavatar3d.ops.composite import Rendering
-from styleavatar3d.ops.render_planes import (
-    Colors,
-    Decoder,
-    Hidden,
-    render_planes,
-    render_planes_reference,
-    sample_field,
-    sample_field_reference,
-)
+from styleavatar3d.ops.field import Colors, Decoder, Hidden, sample_field, sample_field_reference
+from styleavatar3d.ops.render_planes import March, render_planes, render_planes_reference
 from styleavatar3d.ops.sample_planes import sample_planes
 
 __all__ = [
     "Colors",
     "Decoder",
     "Hidden",
+    "March",
     "Rendering",
     "render_planes",
     "render_planes_reference",

@@ -1,4 +1,4 @@
-"""Compile the CPU kernels at first use, once per user, source, PyTorch version and kind of processor.
+"""Compile the kernels at first use, once per user, source, PyTorch version and kind of processor or GPU.
 
 They are kept in `$STYLEAVATAR3D_CACHE/kernels` (default `~/.cache/styleavatar3d/kernels`). Where they cannot be built,
 one warning says why and the plain PyTorch twins are used. `STYLEAVATAR3D_KERNELS=off` asks for the twins; `required`
@@ -13,7 +13,7 @@ import shlex
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,7 @@ import torch
 
 from styleavatar3d.errors import StyleAvatarError
 
-SOURCES = Path(__file__).parent / "csrc" / "cpu"
+SOURCES = Path(__file__).parent / "csrc"
 SWITCH = "STYLEAVATAR3D_KERNELS"
 _MODES = ("auto", "off", "required")
 _MACHINE_FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
@@ -30,63 +30,80 @@ _MACHINE_FLAGS = {"AVX512": ["-march=x86-64-v4"], "AVX2": ["-march=x86-64-v3"]}
 
 def cpu_kernels() -> Any:
     """The namespace of compiled operators, or None where the reference has to do."""
-    mode = os.environ.get(SWITCH, "auto")
-    if mode not in _MODES:
-        raise StyleAvatarError(f"{SWITCH} has an unknown value", got=mode, expected=" or ".join(_MODES))
-    return None if mode == "off" else _load(required=mode == "required")
+    return load_or_warn("CPU", _load_for_cpu, "install g++ 11 or newer, and ninja")
 
 
 @functools.cache
-def _load(required: bool) -> Any:
+def _load_for_cpu() -> Any:
+    torch.ops.load_library(
+        built("cpu", "render_planes", (torch.__version__, platform.machine(), *_machine_flags()), _compile)
+    )
+    return torch.ops.styleavatar3d_cpu
+
+
+_failed: set[str] = set()
+
+
+def load_or_warn(kind: str, load: Callable[[], Any], remedy: str) -> Any:
+    """What `load` gives; None where kernels are switched off, or, after one warning, where it fails."""
+    mode = os.environ.get(SWITCH, "auto")
+    if mode not in _MODES:
+        raise StyleAvatarError(f"{SWITCH} has an unknown value", got=mode, expected=" or ".join(_MODES))
+    if mode == "off" or (kind in _failed and mode == "auto"):
+        return None
     try:
-        _load_library()
+        return load()
     except Exception as error:  # a compiler has many ways to be missing or broken; all end the same
-        if required:
+        if mode == "required":
             raise StyleAvatarError(
-                "the CPU kernels could not be built", got=_cause(error), remedy="install g++ 11 or newer, and ninja"
+                f"the {kind} kernels could not be built", got=_cause(error), remedy=remedy
             ) from error
+        _failed.add(kind)
         warnings.warn(
-            "the CPU kernels could not be built, slower plain PyTorch is used instead "
+            f"the {kind} kernels could not be built, slower plain PyTorch is used instead "
             f"(set {SWITCH}=off to stop trying). Cause: {_cause(error)}",
             RuntimeWarning,
             stacklevel=4,
         )
         return None
-    return torch.ops.styleavatar3d_cpu
 
 
-def _load_library() -> None:
-    library = _cache_folder() / f"render_planes-{_key()}.so"
-    if not library.exists():
-        with _locked(library.with_suffix(".lock")):
+def built(kind: str, name: str, of: tuple[str, ...], compile: Callable[[Path], Path]) -> Path:
+    """The library made of `csrc/KIND` for the machine and versions `of`; compiled if it is not there yet.
+
+    It is built in a folder of its own, then published by one rename: a killed build leaves nothing that is trusted.
+    """
+    library = _cache_folder() / f"{name}-{_key(SOURCES / kind, of)}.so"
+    if library.exists():
+        return library
+    with _locked(library.with_suffix(".lock")):
+        folder = library.with_suffix(".build")
+        shutil.rmtree(folder, ignore_errors=True)
+        try:
             if not library.exists():
-                _compile(library)
-    torch.ops.load_library(library)
+                folder.mkdir()
+                os.replace(compile(folder), library)
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+    return library
 
 
-def _compile(library: Path) -> None:
-    """Build in a folder of our own, then publish by one rename: a killed build leaves nothing that is trusted."""
+def _compile(folder: Path) -> Path:
     from torch.utils import cpp_extension
 
     openmp = [] if sys.platform == "darwin" else ["-fopenmp"]
-    folder = library.with_suffix(".build")
-    shutil.rmtree(folder, ignore_errors=True)
-    folder.mkdir()
-    try:
-        with _tools_on_path():
-            _check_tools()
-            cpp_extension.load(
-                name="render_planes",
-                sources=[str(SOURCES / "render_planes.cpp")],
-                extra_cflags=["-O3", *openmp, *_machine_flags()],
-                extra_ldflags=openmp,
-                build_directory=str(folder),
-                with_cuda=False,
-                is_python_module=False,
-            )
-        os.replace(folder / "render_planes.so", library)
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with _tools_on_path():
+        _check_tools()
+        cpp_extension.load(
+            name="render_planes",
+            sources=[str(SOURCES / "cpu" / "render_planes.cpp")],
+            extra_cflags=["-O3", *openmp, *_machine_flags()],
+            extra_ldflags=openmp,
+            build_directory=str(folder),
+            with_cuda=False,
+            is_python_module=False,
+        )
+    return folder / "render_planes.so"
 
 
 def _cache_folder() -> Path:
@@ -96,11 +113,11 @@ def _cache_folder() -> Path:
     return folder
 
 
-def _key() -> str:
+def _key(sources: Path, of: tuple[str, ...]) -> str:
     digest = hashlib.sha256()
-    for part in (torch.__version__, platform.machine(), *_machine_flags()):
+    for part in of:
         digest.update(part.encode())
-    for source in sorted(SOURCES.iterdir()):
+    for source in sorted(sources.iterdir()):
         digest.update(source.read_bytes())
     return digest.hexdigest()[:16]
 

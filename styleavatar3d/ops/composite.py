@@ -2,35 +2,56 @@
 
 Samples are joined by intervals: density and colour of an interval are the mean of its two ends, so S samples
 have S - 1 weights. Depths are distances along unit rays in world units.
+
+`sampling` says where on a ray to look. "strata": one sample in each of S equal parts of [near, far], then one in each
+of as many parts of equal probability. "eg3d", for networks trained that way: S - 1 equal steps from near, so that the
+last sample lies up to a step beyond far; then at given quantiles of the weights moved half an interval to the camera.
 """
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+Sampling = Literal["strata", "eg3d"]
+Spacing = Literal["depth", "disparity"]
+
 WEIGHT_FLOOR = 0.01
 PDF_FLOOR = 1e-5
 
 
 class Rendering(NamedTuple):
-    """What rays see. An empty ray has features 0, mask 0 and depth `far`."""
+    """What rays see. An empty ray has features 0, mask 0 and the depth of the backdrop."""
 
     features: Float[Tensor, "batch rays features"]
     mask: Float[Tensor, "batch rays"]
     depth: Float[Tensor, "batch rays"]
 
+    def over(self, background: Float[Tensor, "#batch #rays #features"] | float) -> Float[Tensor, "batch rays features"]:
+        """Features composited over a background: 1 for white, or features of one (PanoHead, section 3.3)."""
+        return self.features + (1 - self.mask)[..., None] * background
+
 
 def stratified_depths(
-    near: Float[Tensor, "*rays"], far: Float[Tensor, "*rays"], jitter: Float[Tensor, "*#rays samples"]
+    near: Float[Tensor, "*rays"],
+    far: Float[Tensor, "*rays"],
+    jitter: Float[Tensor, "*#rays samples"],
+    sampling: Sampling = "strata",
+    spacing: Spacing = "depth",
 ) -> Float[Tensor, "*rays samples"]:
-    """One depth in each of `samples` equal parts of [near, far]; `jitter` in [0, 1) is the place inside its part."""
-    samples = jitter.shape[-1]
-    part = torch.arange(samples, dtype=jitter.dtype, device=jitter.device)
+    """One depth in each equal part of [near, far]; `jitter` in [0, 1) is the place inside its part.
+
+    With disparity spacing it is 1 / depth whose parts are equal, which needs near > 0.
+    """
+    part = torch.arange(jitter.shape[-1], dtype=jitter.dtype, device=jitter.device)
+    share = (part + jitter) / (jitter.shape[-1] - (sampling == "eg3d"))
+    if spacing == "disparity":
+        nearest, farthest = 1 / near, 1 / torch.maximum(far, near)
+        return 1 / (nearest[..., None] + (farthest - nearest)[..., None] * share)
     length = (far - near).clamp(min=0)
-    return near[..., None] + length[..., None] * ((part + jitter) / samples)
+    return near[..., None] + length[..., None] * share
 
 
 def interval_weights(
@@ -47,34 +68,46 @@ def composite(
     depths: Float[Tensor, "*rays samples"],
     raw_density: Float[Tensor, "*rays samples"],
     features: Float[Tensor, "*rays samples features"],
-    far: Float[Tensor, "*rays"],
+    backdrop: Float[Tensor, "*rays"],
     density_gain: float = 1.0,
 ) -> Rendering:
-    """Features, mask and depth of rays whose samples are sorted by depth. What is not hit counts as lying at `far`."""
+    """Features, mask and depth of rays with samples sorted by depth; `backdrop` is the depth of what is not hit."""
     weights = interval_weights(depths, raw_density, density_gain)
     mask = weights.sum(-1)
     interval_features = (features[..., 1:, :] + features[..., :-1, :]) / 2
     return Rendering(
         features=(weights[..., None] * interval_features).sum(-2),
         mask=mask,
-        depth=(weights * middles(depths)).sum(-1) + (1 - mask) * far,
+        depth=(weights * middles(depths)).sum(-1) + (1 - mask) * backdrop,
     )
+
+
+def mean_depth(seen: Rendering, nearest: Float[Tensor, ""], farthest: Float[Tensor, ""]) -> Float[Tensor, "batch rays"]:
+    """EG3D's depth picture, from a rendering whose backdrop is 0: the mean over what is hit alone.
+
+    It is clamped to the first and last sample of the whole batch, which are also what an empty ray has.
+    """
+    return (seen.depth / seen.mask).nan_to_num(torch.inf).clamp(nearest, farthest)
 
 
 def importance_depths(
     depths: Float[Tensor, "*rays samples"],
     weights: Float[Tensor, "*rays intervals"],
-    jitter: Float[Tensor, "*#rays fine"],
+    fine: Float[Tensor, "*#rays fine"],
+    sampling: Sampling = "strata",
 ) -> Float[Tensor, "*rays fine"]:
-    """Depths drawn where the weights are, sorted: one in each of `fine` parts of equal probability.
+    """Depths drawn where the weights are.
 
-    Weights are smoothed as in EG3D, but stay on the intervals that they were measured on (EG3D shifts them half an
-    interval towards the camera and drops the first and last).
+    By strata, `fine` is the place in [0, 1) inside each part of equal probability, and the result is sorted. Weights
+    are smoothed as in EG3D, but stay on the intervals that they were measured on. In EG3D's way `fine` holds quantiles
+    in [0, 1], and weight i + 1 counts for the interval between the middles of intervals i and i + 1.
     """
-    fine = jitter.shape[-1]
-    part = torch.arange(fine, dtype=jitter.dtype, device=jitter.device)
-    quantiles = ((part + jitter) / fine).expand(*depths.shape[:-1], fine)
-    return inverse_cdf(depths, smooth_weights(weights), quantiles)
+    smooth, count = smooth_weights(weights), fine.shape[-1]
+    if sampling == "eg3d":
+        return inverse_cdf(middles(depths), smooth[..., 1:-1], fine.expand(*depths.shape[:-1], count))
+    part = torch.arange(count, dtype=fine.dtype, device=fine.device)
+    quantiles = ((part + fine) / count).expand(*depths.shape[:-1], count)
+    return inverse_cdf(depths, smooth, quantiles)
 
 
 def smooth_weights(weights: Float[Tensor, "*rays intervals"]) -> Float[Tensor, "*rays intervals"]:

@@ -11,11 +11,12 @@ from styleavatar3d.runtime.storage import Storage
 WEIGHTS_FILE, CONFIG_FILE = "model.safetensors", "config.json"
 
 
-def save_weights(storage: Storage, module: nn.Module, config: dict[str, Any]) -> None:
-    """Write a module's weights in half precision, and its config."""
+def save_weights(storage: Storage, module: nn.Module, config: dict[str, Any], *, half: bool = True) -> None:
+    """Write a module's weights, in half or in their own precision, and its config."""
     from safetensors.torch import save
 
-    weights = {name: tensor.detach().half().cpu().contiguous() for name, tensor in module.state_dict().items()}
+    state = {name: tensor.half() if half else tensor for name, tensor in module.state_dict().items()}
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     storage.publish(WEIGHTS_FILE, save(weights, {"format": "pt"}))
     storage.publish(CONFIG_FILE, json.dumps(config, indent=2).encode())
 

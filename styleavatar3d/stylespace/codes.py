@@ -73,8 +73,12 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
     storage = Storage.open(codes)
     manifest = read_manifest(storage)
     if manifest is None:
-        raise StyleAvatarError("there are no pairs of codes and embeddings", got=codes,
-                               expected=f"a folder with {MANIFEST}", remedy="styleavatar3d train codes")
+        raise StyleAvatarError(
+            "there are no pairs of codes and embeddings",
+            got=codes,
+            expected=f"a folder with {MANIFEST}",
+            remedy="styleavatar3d train codes",
+        )
     pairs = _read_chunks(storage, manifest["chunks"])
     captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
     pairs["texts"] = captions["embeddings"][captions["nearest"].long()]

@@ -185,11 +185,18 @@ class StylePrior(nn.Module):
     def _check(self, embeddings: Tensor, guidance: float, steps: int) -> None:
         wanted = len(self.statistics.image_mean)
         if embeddings.ndim != 2 or embeddings.shape[1] != wanted:
-            raise StyleAvatarError("embeddings do not fit the style prior", got=tuple(embeddings.shape),
-                                   expected=f"[batch, {wanted}]", remedy="use the CLIP encoder it was trained with")
+            raise StyleAvatarError(
+                "embeddings do not fit the style prior",
+                got=tuple(embeddings.shape),
+                expected=f"[batch, {wanted}]",
+                remedy="use the CLIP encoder it was trained with",
+            )
         if not (0 <= guidance <= 100 and 1 <= steps <= TRAIN_TIMESTEPS):
-            raise StyleAvatarError("guidance or steps out of range", got=f"guidance {guidance}, steps {steps}",
-                                   expected=f"guidance in [0, 100], steps in [1, {TRAIN_TIMESTEPS}]")
+            raise StyleAvatarError(
+                "guidance or steps out of range",
+                got=f"guidance {guidance}, steps {steps}",
+                expected=f"guidance in [0, 100], steps in [1, {TRAIN_TIMESTEPS}]",
+            )
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the denoiser and scheduler as stock diffusers folders, the statistics, and `config.json`; fp16."""

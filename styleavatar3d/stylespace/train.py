@@ -179,10 +179,15 @@ def split(pairs: dict[str, Tensor], held_out: int) -> tuple[dict[str, Tensor], d
     """Training pairs, and the last `held_out`."""
     count = len(pairs["codes"])
     if held_out >= count:
-        raise StyleAvatarError("no pairs are left to train on", got=f"{held_out} of {count} held out",
-                               expected="data.held_out below data.count")
-    return ({name: value[:-held_out] for name, value in pairs.items()},
-            {name: value[-held_out:] for name, value in pairs.items()})
+        raise StyleAvatarError(
+            "no pairs are left to train on",
+            got=f"{held_out} of {count} held out",
+            expected="data.held_out below data.count",
+        )
+    return (
+        {name: value[:-held_out] for name, value in pairs.items()},
+        {name: value[-held_out:] for name, value in pairs.items()},
+    )
 
 
 def publish_weights(storage: Storage, prior: StylePrior, card: str) -> None:

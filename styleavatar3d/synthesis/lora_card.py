@@ -34,9 +34,7 @@ def licences(config: LoraConfig, base: Model) -> list[str]:
     return list(dict.fromkeys([*base.licence.split(", "), config.data.licence]))
 
 
-def _origin(
-    config: LoraConfig, base: Model, examples: Sequence[Example], seen: int, identity: str
-) -> dict[str, Any]:
+def _origin(config: LoraConfig, base: Model, examples: Sequence[Example], seen: int, identity: str) -> dict[str, Any]:
     """All that the weights come from, for programs."""
     return {
         "base_model": base.model_dump(),

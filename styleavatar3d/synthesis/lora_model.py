@@ -123,9 +123,7 @@ def encode(vae: Any, pictures: Float[Tensor, "batch 3 tall wide"]) -> tuple[Late
     return found.mean.float() * vae.config.scaling_factor, found.std.float() * vae.config.scaling_factor
 
 
-def draw(
-    pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], size: int, steps: int, scale: float
-) -> Latents:
+def draw(pipeline: Any, prompts: Sequence[str], seeds: Sequence[int], size: int, steps: int, scale: float) -> Latents:
     """Latents that the stock pipeline draws for these prompts, without guidance pictures; one seed each."""
     pipeline.set_progress_bar_config(disable=True)
     drawn = [

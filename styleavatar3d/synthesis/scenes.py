@@ -88,9 +88,7 @@ def draw_scene(
     if prompts is not None:
         drawn = draw_prompt(seed, index, yaw, pitch, prompts, settled_by(look, prompts) if look else None)
         prompt = Prompt(drawn.text, drawn.negative if negatives else "")
-        return Scene(
-            index, source, look, path, camera, prompt, drawn.kind, drawn.style, drawn.attributes, drawn.model
-        )
+        return Scene(index, source, look, path, camera, prompt, drawn.kind, drawn.style, drawn.attributes, drawn.model)
     if look is None:
         raise ConfigError(
             "the miniature world has no words for figures from files",

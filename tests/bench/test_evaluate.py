@@ -10,9 +10,10 @@ import tiny
 import torch
 
 from styleavatar3d.assets import assets
-from styleavatar3d.bench import evaluate, evaluate_diffusion, evaluate_generator, evaluate_prior
+from styleavatar3d.bench import avatars, evaluate, evaluate_diffusion, evaluate_prior, population
 from styleavatar3d.bench.fitting import figure_depth, fit_head, pearson
 from styleavatar3d.camera.cameras import orbit_labels
+from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.looks import WORDS, Look
@@ -28,20 +29,23 @@ def folder(tmp_path: Path, diffusion: Path) -> Path:
     shutil.copytree(diffusion, tmp_path / "diffusion")
     torch.manual_seed(0)
     Judge((8, 8, 8, 8)).save_pretrained(tmp_path / "judge")
+    Estimator(("nose",), (8, 8, 8, 8)).save_pretrained(tmp_path / "estimators")
     return tmp_path
 
 
 def test_every_table_is_filled(
     folder: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(evaluate_generator, "BUILDS", (0.5,))
-    monkeypatch.setattr(evaluate_generator, "FACES", 1)
+    monkeypatch.setattr(avatars, "BUILDS", (0.5,))
+    monkeypatch.setattr(avatars, "FACES", 1)
     out = folder / "made" / "evaluate.json"
     result = evaluate.run(str(folder), out=str(out), **SMALLEST)
     assert result["diffusion"]["view"]["count"] == 3
     assert set(result["diffusion"]["yaw"]) == {"median", "90th percentile"}
-    assert {"generator", "untrained", "yaw"} == set(result["generator"])
-    assert set(result["avatars"]) == {"verdicts", "depth"} and "all" in result["avatars"]["verdicts"]
+    assert {"generator", "untrained", "yaw", "features", "bands", "pose"} == set(result["generator"])
+    assert result["generator"]["features"].startswith("clip-16-")
+    assert {"verdicts", "depth", "solid"} == set(result["avatars"]) and "all" in result["avatars"]["verdicts"]
+    assert [row["of"] for row in result["avatars"]["solid"]] == ["avatars", "renders"]
     assert 0 <= result["prior"]["random"] <= result["prior"]["best of 3"] <= 1
     assert result["retrieval"]["chance"] == 0.5
     assert json.loads(out.read_text()) == result
@@ -62,6 +66,7 @@ def test_a_missing_part_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("amounts", "message"), [
     ({"pairs": -1}, "less than nothing"), ({"codes": 0}, "best of no codes"), ({"samples": 1}, "no distribution"),
+    ({"workers": 0}, "nobody would measure"),
 ])  # fmt: skip
 def test_amounts_that_mean_nothing_are_refused(folder: Path, amounts: dict[str, int], message: str) -> None:
     with pytest.raises(StyleAvatarError, match=message):
@@ -73,7 +78,7 @@ def test_too_few_pictures_in_the_shards_are_named(folder: Path, monkeypatch: pyt
 
     monkeypatch.setattr(loader, "ShardDataset", lambda url: [])
     with pytest.raises(StyleAvatarError, match="too few pictures"):
-        evaluate_generator.shard_pictures("somewhere", 2)
+        population.shard_pictures("somewhere", range(2), 2)
 
 
 def test_a_figure_fits_itself_best() -> None:
@@ -103,7 +108,7 @@ def test_verdicts_are_counted_where_the_attribute_shows(monkeypatch: pytest.Monk
     judge = Judge((8, 8, 8, 8))
     said = Judgement(torch.zeros(24), front + side + around, torch.zeros(24))
     monkeypatch.setattr(judge, "judge", lambda images: said)
-    look, style, shares = evaluate_generator.verdicts(judge, torch.zeros(24, 3, 64, 64))
+    look, style, shares = avatars.verdicts(judge, torch.zeros(24, 3, 64, 64))
     assert style == "cartoon" and look.glasses == "none" and not look.smile
     assert (shares["eyes"], shares["glasses"], shares["hair"], shares["style"]) == (7 / 8, 7 / 8, 6 / 8, 1)
 

@@ -82,6 +82,15 @@ def test_fewer_blocks_and_fading_are_the_same_network_seen_earlier():
     assert torch.allclose(F.interpolate(small, scale_factor=2, mode="bilinear"), unfaded)
 
 
+def test_fine_blocks_leave_the_last_channels_to_coarse_ones():
+    torch.manual_seed(0)
+    synthesis, codes = Synthesis((8, 8, 8), 6, 8, (8, 4)).double(), torch.randn(2, 6, 8, dtype=torch.double)
+    picture = synthesis(codes, blocks=3, fade=1.0, dtype=torch.double)
+    coarse = synthesis(codes, blocks=2, fade=1.0, dtype=torch.double)
+    repeated = F.interpolate(coarse, scale_factor=2, mode="bilinear")
+    assert torch.equal(picture[:, 4:], repeated[:, 4:]) and not torch.allclose(picture[:, :4], repeated[:, :4])
+
+
 def test_every_slot_reaches_the_picture():
     synthesis = Synthesis((8, 8), 4, 8)
     codes = torch.randn(1, synthesis.slots, 8, requires_grad=True)

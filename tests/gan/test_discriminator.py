@@ -1,10 +1,18 @@
-"""The discriminator and its losses."""
+"""The discriminator, and the losses that need no more than logits."""
 
 import pytest
 import torch
 from torch import nn
 
-from styleavatar3d.gan.discriminator import Discriminator, DiscriminatorConfig, minibatch_deviation, pictures_for
+from styleavatar3d.config import ConfigError, validate
+from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.discriminator import (
+    Discriminator,
+    DiscriminatorConfig,
+    minibatch_deviation,
+    pictures_for,
+    preset_widths,
+)
 from styleavatar3d.gan.losses import (
     average_decay,
     discriminator_loss,
@@ -58,7 +66,7 @@ def test_pictures_carry_mask_and_raw_at_image_size():
 def test_pictures_carry_depth_where_it_is_looked_at():
     image, mask, depth = torch.zeros(2, 3, 8, 8), torch.ones(2, 1, 8, 8), torch.rand(2, 1, 8, 8)
     assert torch.equal(pictures_for(image, mask, depth)[:, 4:], depth * 2 - 1)
-    config = DiscriminatorConfig(resolution=16, entry_resolution=8, widths=(4, 8, 8), depth=True)
+    config = DiscriminatorConfig(resolution=16, entry_resolution=8, widths=(4, 8, 8), depth=True, group=2)
     assert Discriminator(config)(pictures_for(image, mask, depth), torch.zeros(2, 46)).shape == (2,)
 
 
@@ -109,3 +117,50 @@ def test_the_average_has_the_stated_half_life():
     wanted = (current.weight + average.weight).detach() / 2
     update_average(average, current, 0.5)
     assert torch.allclose(average.weight, wanted)
+
+
+def test_channels_that_are_not_looked_at_are_left_out():
+    bare = TINY.model_copy(update={"mask": False})
+    image, nothing = torch.randn(4, 3, 16, 16), torch.zeros(4, 0, 16, 16)
+    assert bare.channels == 3 and Discriminator(bare)(pictures_for(image, nothing, nothing), torch.randn(4, 6)).shape
+    assert DiscriminatorConfig(raw=True, depth=True).channels == 8
+
+
+def test_without_a_label_it_judges_pictures_alone():
+    discriminator = Discriminator(TINY.model_copy(update={"label_size": 0}))
+    pictures = torch.randn(4, 4, 16, 16)
+    logits = discriminator(pictures, torch.zeros(4, 0))
+    assert logits.shape == (4,) and not [n for n, _ in discriminator.named_parameters() if n.startswith("label")]
+    logits.sum().backward()
+    assert all(p.grad is not None for p in discriminator.parameters())
+
+
+def test_presets_are_the_published_towers():
+    narrow = preset_widths("narrow", 512)
+    assert narrow == (36, 72, 144, 144, 144, 144, 144, 144)  # 512 px down to 4
+    assert preset_widths("full", 512) == (64, 128, 256, 512, 512, 512, 512, 512)
+    config = validate(DiscriminatorConfig, {"resolution": 64, "widths": "narrow"})
+    assert config.widths == (144,) * 5 and validate(DiscriminatorConfig, config.model_dump()) == config
+    with pytest.raises(ConfigError, match="one of full, narrow, not thin"):
+        validate(DiscriminatorConfig, {"widths": "thin"})
+
+
+def test_a_batch_too_small_for_minibatch_statistics_is_refused():
+    for count in (0, 2, 6):
+        with pytest.raises(StyleAvatarError, match="too small for minibatch statistics") as raised:
+            minibatch_deviation(torch.zeros(count, 3, 4, 4), 4)
+        assert "a multiple of model.discriminator.group, 4" in str(raised.value) and "--train.batch" in str(
+            raised.value
+        )
+    assert minibatch_deviation(torch.randn(3, 2, 4, 4), 1).max() < 1e-3
+
+
+def test_a_guessed_pose_is_told_but_not_taught_by_logits():
+    discriminator = Discriminator(TINY.model_copy(update={"pose": True}))
+    judged = discriminator.judge(torch.randn(4, 4, 16, 16), torch.randn(4, 6))
+    assert judged.poses is not None and torch.equal(judged.poses, torch.zeros(4, 6))  # at rest at first
+    judged.logits.sum().backward(retain_graph=True)
+    assert all(p.grad is None for p in discriminator.pose.parameters())
+    judged.poses.square().sum().backward()
+    assert all(p.grad is not None for p in discriminator.pose.parameters())
+    assert discriminator.label[0].weight.shape[1] == 6 + 6

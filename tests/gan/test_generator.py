@@ -8,7 +8,7 @@ from safetensors.torch import load_file, save_file
 
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.generator import Generator, GeneratorConfig, Jitter
+from styleavatar3d.gan.generator import Generator, GeneratorConfig, Jitter, mix_styles
 
 TINY = GeneratorConfig(z_dim=8, w_dim=8, widths=(8, 8, 8), resolution=16, decoder_width=16, samples=(4, 4))
 
@@ -21,7 +21,8 @@ def labels(count: int) -> torch.Tensor:
 def test_a_latent_and_a_camera_make_a_view(depths):
     generator = Generator(TINY.model_copy(update={"depths": depths}))
     planes = generator.planes(generator.mapping(torch.randn(2, 8)))
-    assert planes.shape == (2, 16, 16, sum(depths), 16)
+    assert [level.shape for level in planes.levels] == [(2, 16, 16, sum(depths), 16)] and len(planes) == 2
+    assert generator.config.volume == ("triplane" if max(depths) == 1 else "trigrid")
     view = generator.render(planes, labels(2))
     assert view.image.shape == view.raw.shape == (2, 3, 16, 16) and view.image.abs().max() <= 1.01
     assert view.mask.shape == view.depth.shape == (2, 1, 16, 16)
@@ -48,8 +49,38 @@ def test_truncation_draws_codes_to_the_mean():
     assert torch.allclose(none[0, 0], generator.w_mean) and (none == none[:1]).all()
 
 
-def test_all_parameters_learn():
+def test_truncation_may_spare_fine_slots():
     generator = Generator(TINY)
+    z = torch.randn(3, 8)
+    full, drawn = generator.mapping(z), generator.mapping(z, 0.3)
+    spared = generator.mapping(z, 0.3, cutoff=2)
+    assert torch.equal(spared[:, :2], drawn[:, :2]) and torch.equal(spared[:, 2:], full[:, 2:])
+    assert torch.equal(generator.mapping(z, 0.3, cutoff=0), full)
+
+
+def test_styles_mix_by_slots():
+    codes, others = torch.zeros(2, 6, 8), torch.ones(2, 6, 8)
+    mixed = mix_styles(codes, others, torch.tensor([2, 6]))
+    assert mixed[..., 0].tolist() == [[0, 0, 1, 1, 1, 1], [0] * 6]
+    assert torch.equal(mix_styles(codes, others, 4)[0, :, 0], torch.tensor([0.0, 0, 0, 0, 1, 1]))
+
+
+def test_every_slot_may_have_a_code_of_its_own():
+    generator = Generator(TINY).requires_grad_(False)
+    codes = generator.mapping(torch.randn(1, 8)).clone()
+    before = generator.planes(codes).levels[0]
+    for slot in range(generator.config.slots):
+        changed = codes.clone()
+        changed[:, slot] += 1
+        after = generator.planes(changed)
+        assert not torch.equal(after.levels[0], before), slot
+    with pytest.raises(StyleAvatarError, match="codes are those of another generator"):
+        generator.planes(codes[:, :4])
+
+
+@pytest.mark.parametrize("levels", ["single", "pyramid"])
+def test_all_parameters_learn(levels):
+    generator = Generator(TINY.model_copy(update={"levels": levels, "coarsest": 4}))
     view = generator(torch.randn(4, 8), labels(4))
     (view.image.square().sum() + view.mask.sum()).backward()
     assert [name for name, p in generator.named_parameters() if p.grad is None or not p.grad.any()] == []
@@ -62,6 +93,75 @@ def test_one_jitter_serves_a_whole_image():
     assert torch.equal(middle.image, generator.render(planes, labels(1)).image)
     moved = generator.render(planes, labels(1), jitter=Jitter(torch.zeros(1, 1, 4), torch.full((1, 1, 4), 0.5)))
     assert not torch.equal(middle.image, moved.image)
+    rays = Jitter(*(torch.full((1, 256, 4), 0.5) for _ in range(2)))
+    assert torch.equal(middle.image, generator.render(planes, labels(1), jitter=rays).image)
+
+
+def test_density_noise_is_an_argument():
+    generator = Generator(TINY).requires_grad_(False)
+    planes = generator.planes(generator.mapping(torch.randn(1, 8)))
+    noise = torch.randn(1, 256, 8)
+    one, other = (generator.render(planes, labels(1), noise=noise).image for _ in range(2))
+    assert torch.equal(one, other) and not torch.equal(one, generator.render(planes, labels(1)).image)
+    assert torch.equal(
+        generator.render(planes, labels(1), noise=noise * 0).image, generator.render(planes, labels(1)).image
+    )
+
+
+def test_planes_of_one_figure_serve_all_cameras():
+    generator = Generator(TINY).requires_grad_(False)
+    planes = generator.planes(generator.mapping(torch.randn(1, 8)))
+    together = generator.render(planes, labels(3))
+    for index, view in enumerate(together.image):
+        assert torch.equal(view, generator.render(planes, labels(3)[index : index + 1]).image[0])
+    rough = generator.render(planes.to(torch.bfloat16), labels(3))
+    assert (rough.image - together.image).abs().max() < 0.05
+
+
+def test_larger_pictures_show_the_same_scene_without_super_resolution():
+    """Pixel centres of 96 pixels contain those of 32: the same rays, hence the same numbers."""
+    generator = Generator(TINY).requires_grad_(False)
+    planes = generator.planes(generator.mapping(torch.randn(1, 8)))
+    small, large = (generator.render(planes, labels(1), size) for size in (32, 96))
+    torch.testing.assert_close(large.image[..., 1::3, 1::3], small.image, atol=2e-5, rtol=0)
+    torch.testing.assert_close(large.depth[..., 1::3, 1::3], small.depth, atol=2e-5, rtol=0)
+
+
+@pytest.mark.parametrize("size", [128, 512])
+def test_a_raw_generator_of_high_resolution(size):
+    generator = Generator(TINY.model_copy(update={"resolution": size, "samples": (2, 2)})).requires_grad_(False)
+    view = generator(torch.randn(1, 8), labels(1))
+    assert view.image is view.raw and view.image.shape == (1, 3, size, size)
+    assert torch.isfinite(view.image).all() and 0 < view.mask.mean() < 1
+
+
+def test_empty_rays_may_be_white():
+    generator = Generator(TINY.model_copy(update={"box": 0.3})).requires_grad_(False)
+    view = generator(torch.randn(1, 8), labels(1))
+    white = view.over(1.0)
+    torch.testing.assert_close(white, view.image + 1 - view.mask)
+    missed = view.mask[0, 0] == 0
+    assert missed.any() and (white[0, :, missed] == 1).all()
+
+
+def test_fixed_limits_disparity_and_margin_are_honoured():
+    generator = Generator(TINY).requires_grad_(False)
+    planes = generator.planes(generator.mapping(torch.randn(1, 8)))
+    plain = generator.render(planes, labels(1), samples=(48, 48))
+    for change in ({"near_far": (2.2, 3.2)}, {"near_far": (2.2, 3.2), "spacing": "disparity"}):
+        other = Generator(GeneratorConfig(**TINY.model_dump() | change))
+        other.load_state_dict(generator.state_dict())
+        view = other.render(planes, labels(1), samples=(64, 64))
+        assert (view.mask - plain.mask).abs().mean() < 0.15 and not torch.equal(view.mask, plain.mask)
+    hollow = Generator(GeneratorConfig(**TINY.model_dump() | {"margin": 0.39}))
+    hollow.load_state_dict(generator.state_dict())
+    assert hollow.render(planes, labels(1)).mask.mean() < plain.mask.mean() / 4
+    points = torch.rand(1, 200, 3) * 0.7 - 0.35
+    _, density = hollow.field(planes, points)
+    assert torch.equal(density[0] == 0, points[0][:, [0, 2]].abs().amax(-1) > 0.01 + 1e-9)
+    for bad in ({"near_far": (3.0, 2.0)}, {"margin": 0.5}, {"levels": "pyramid", "coarsest": 12}):
+        with pytest.raises(ValueError):
+            GeneratorConfig(**bad)
 
 
 def test_the_field_is_what_is_rendered():

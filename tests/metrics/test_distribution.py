@@ -1,10 +1,19 @@
 """Distances against their closed forms."""
 
+from itertools import permutations, product
+
 import pytest
 import torch
 
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.metrics.distribution import frechet_distance, kernel_distance, top1_retrieval
+from styleavatar3d.metrics import distribution
+from styleavatar3d.metrics.distribution import (
+    Gaussian,
+    frechet_distance,
+    kernel_distance,
+    precision_recall,
+    top1_retrieval,
+)
 
 
 def gaussian(mean: torch.Tensor, covariance: torch.Tensor, count: int = 400) -> torch.Tensor:
@@ -58,3 +67,64 @@ def test_retrieval_finds_its_own() -> None:
     answers = torch.eye(10)
     assert top1_retrieval(answers * 3, answers) == 1
     assert top1_retrieval(answers.roll(1, 0), answers) == 0
+
+
+def test_frechet_distance_of_parts_is_that_of_the_whole() -> None:
+    draw = torch.Generator().manual_seed(3)
+    real, fake = torch.randn(90, 6, generator=draw), torch.randn(70, 6, generator=draw) * 2 + 1
+    expected = frechet_distance(real, fake)
+    merged = Gaussian.merged(real.split([1, 40, 0, 49]))
+    assert merged.count == 90
+    assert torch.allclose(merged.covariance, torch.cov(real.double().T), rtol=0, atol=1e-13)
+    assert frechet_distance(merged, Gaussian.merged(fake.split(7))) == pytest.approx(expected, rel=1e-12)
+    backwards = Gaussian.of(real[50:]).merge(Gaussian.of(real[:50]))
+    assert frechet_distance(backwards, fake) == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e6])
+def test_a_large_mean_costs_no_digits(offset: float) -> None:
+    points = gaussian(torch.zeros(3, dtype=torch.float64), torch.eye(3, dtype=torch.float64) * 1e-6)
+    moved = points.mul(2) + offset  # a spread twice as large: three times 1e-6
+    distance = frechet_distance(Gaussian.merged((points + offset).split(100)), Gaussian.merged(moved.split(130)))
+    assert distance == pytest.approx(3e-6, rel=1e-3)
+
+
+def test_features_that_cannot_be_compared_are_refused() -> None:
+    with pytest.raises(StyleAvatarError, match="features of two networks"):
+        frechet_distance(Gaussian.of(torch.randn(5, 3)), Gaussian.of(torch.randn(5, 4)))
+    with pytest.raises(StyleAvatarError, match="NaN or infinity in 1 of 5"):
+        Gaussian.of(torch.full((5, 2), 1.0).index_fill(0, torch.tensor([3]), torch.nan))
+    with pytest.raises(StyleAvatarError, match="no features"):
+        Gaussian.merged([])
+    with pytest.raises(StyleAvatarError, match="4 or more"):
+        precision_recall(torch.randn(3, 2), torch.randn(9, 2))
+
+
+def test_kernel_distance_by_its_definition(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distribution, "_ROWS", 4)  # rows that do not divide the sets
+    draw = torch.Generator().manual_seed(2)
+    real, fake = (torch.randn(count, 5, generator=draw, dtype=torch.float64) for count in (11, 7))
+
+    def mean(pairs) -> float:
+        kernels = [(x @ y / 5 + 1) ** 3 for x, y in pairs]
+        return (sum(kernels) / len(kernels)).item()
+
+    expected = mean(permutations(real, 2)) + mean(permutations(fake, 2)) - 2 * mean(product(real, fake))
+    assert kernel_distance(real, fake) == pytest.approx(expected, rel=1e-12)
+
+
+def test_precision_and_recall_of_constructed_sets() -> None:
+    draw = torch.Generator().manual_seed(5)
+    left, right = torch.rand(60, 2, generator=draw), torch.rand(60, 2, generator=draw) + 10
+    both = torch.cat([left, right])
+    assert precision_recall(both, both) == (1, 1)
+    assert precision_recall(left, right) == (0, 0)
+    assert precision_recall(both, left) == (1, 0.5)  # good, and one half is never made
+    assert precision_recall(left, both) == (0.5, 1)
+
+
+def test_a_point_lies_among_others_up_to_the_radius() -> None:
+    line = torch.arange(6.0)[:, None].double()  # radii to the third neighbour: 3 2 2 2 2 3
+    inside, outside = torch.tensor([[-3.0], [8.0], [1.5], [2.5]]), torch.tensor([[-3.01], [8.01], [9.0], [-9.0]])
+    assert precision_recall(line, inside.double()).precision == 1
+    assert precision_recall(line, outside.double()).precision == 0

@@ -27,8 +27,14 @@ SMALL = (8, 8, 8, 8)
 @pytest.mark.parametrize(
     ("yaw", "view"),
     [
-        (0, "front"), (44, "front"), (-45, "front"), (45, "left"), (90, "left"), (-90, "right"),
-        (-180, "back"), (179, "back"),
+        (0, "front"),
+        (44, "front"),
+        (-45, "front"),
+        (45, "left"),
+        (90, "left"),
+        (-90, "right"),
+        (-180, "back"),
+        (179, "back"),
     ],
 )
 def test_four_views(yaw: float, view: str) -> None:

@@ -17,7 +17,7 @@ GOLDEN = Path(__file__).parents[1] / "golden"
 class Scene(NamedTuple):
     """The positional arguments of `render_planes`."""
 
-    planes: Tensor
+    planes: Tensor | list[Tensor]
     decoder: Decoder
     origins: Tensor
     directions: Tensor
@@ -45,7 +45,7 @@ def make_scene():
 
     def make(
         depths=(3, 1, 1), channels=16, hidden=32, features=3, samples=(6, 5), batch=2, rays=35, size=10,
-        dtype=torch.float32, seed=0,
+        dtype=torch.float32, seed=0, levels=(), shared=False, bfloat16=False,
     ):  # fmt: skip
         draw = torch.Generator().manual_seed(seed)
 
@@ -60,8 +60,12 @@ def make_scene():
         near = torch.full((batch, rays), 2.3, dtype=dtype)
         far = torch.full_like(near, 3.1)
         far[:, ::7] = near[:, ::7]
+        planes = [
+            normal(1 if shared else batch, side, side + 1, sum(depths), channels) * 2 for side in levels or (size,)
+        ]
+        planes = [level.bfloat16() for level in planes] if bfloat16 else planes
         return Scene(
-            normal(batch, size, size + 1, sum(depths), channels) * 2,
+            planes if levels else planes[0],
             decoder,
             torch.tensor([0, 0, 2.7], dtype=dtype).expand(batch, rays, 3),
             directions,

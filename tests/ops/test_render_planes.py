@@ -6,6 +6,7 @@ import torch
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.ops import (
     Decoder,
+    March,
     render_planes,
     render_planes_reference,
     sample_field,
@@ -22,7 +23,27 @@ CASES = {
     "coarse only": ({"samples": (7, 0), "channels": 8, "hidden": 16, "features": 1}, "leaky_relu", "none"),
     "odd sizes": ({"depths": (1, 2, 5), "channels": 12, "hidden": 18, "batch": 3, "rays": 5}, "softplus", "sigmoid"),
     "few samples": ({"samples": (2, 1), "batch": 1, "rays": 1}, "leaky_relu", "sigmoid"),
+    "pyramid": ({"levels": (3, 6, 11), "depths": (3, 3, 3), "channels": 12, "features": 32}, "softplus", "none"),
+    "pyramid of planes": ({"levels": (5, 9), "depths": (1, 1, 1), "channels": 16}, "leaky_relu", "sigmoid"),
+    "one volume for all": ({"levels": (5, 9), "shared": True, "batch": 3}, "softplus", "leaky_relu"),
+    "bfloat16": ({"bfloat16": True, "depths": (1, 1, 1), "channels": 32, "hidden": 64}, "softplus", "sigmoid"),
+    "bfloat16 pyramid": ({"bfloat16": True, "levels": (4, 8), "channels": 8}, "leaky_relu", "none"),
+    "EG3D's way": (
+        {"march": March("eg3d"), "axes": "eg3d", "limit": math.inf, "colors": "sigmoid"},
+        "softplus",
+        "none",
+    ),
+    "disparity": ({"march": March(spacing="disparity"), "features": 6}, "softplus", "leaky_relu"),
+    "EG3D's way in disparity": ({"march": March("eg3d", "disparity"), "depths": (2, 2, 2)}, "softplus", "sigmoid"),
+    "crop": ({"march": March(crop=0.1), "levels": (4, 8)}, "leaky_relu", "sigmoid"),
+    "density noise": ({"noise": True, "rays": 21}, "leaky_relu", "sigmoid"),
+    "everything": (
+        {"march": March("eg3d", crop=0.15), "noise": True, "backdrop": True, "levels": (4, 9), "bfloat16": True},
+        "softplus",
+        "leaky_relu",
+    ),
 }
+OF_SCENE = ("depths", "channels", "hidden", "features", "samples", "batch", "rays", "levels", "shared", "bfloat16")
 
 needs_kernel = pytest.mark.skipif(cpu_kernels() is None, reason="the CPU kernels cannot be built here")
 
@@ -33,10 +54,30 @@ def settings(options, hidden, colors):
     }  # fmt: skip
 
 
+@pytest.fixture
+def make_case(make_scene):
+    """A function from a case's name to the arguments of `render_planes`."""
+
+    def make(name):
+        options, hidden, colors = CASES[name]
+        scene = make_scene(**{key: value for key, value in options.items() if key in OF_SCENE})
+        draw, rays = torch.Generator().manual_seed(1), scene.near.shape
+        more = {key: options[key] for key in ("march", "axes", "limit") if key in options}
+        if "noise" in options:
+            samples = scene.coarse.shape[2] + scene.fine.shape[2]
+            more["noise"] = torch.randn(*rays, samples, generator=draw)
+        if "backdrop" in options:
+            more["backdrop"] = torch.rand(rays, generator=draw)
+        return scene, settings(options, hidden, colors) | more
+
+    return make
+
+
 def gradients(render, scene, upstream, **options):
-    leaves = [part.detach().clone().requires_grad_() for part in (scene.planes, *scene.decoder)]
-    scene = scene._replace(planes=leaves[0], decoder=Decoder(*leaves[1:]))
-    return torch.autograd.grad(render(*scene, **options), leaves, upstream)
+    levels = [scene.planes] if torch.is_tensor(scene.planes) else scene.planes
+    leaves = [part.detach().clone().requires_grad_() for part in (*levels, *scene.decoder)]
+    scene = scene._replace(planes=leaves[: len(levels)], decoder=Decoder(*leaves[len(levels) :]))
+    return [part.float() for part in torch.autograd.grad(render(*scene, **options), leaves, upstream)]
 
 
 def assert_near(value, expected, relative):
@@ -47,9 +88,8 @@ def assert_near(value, expected, relative):
 
 @needs_kernel
 @pytest.mark.parametrize("name", CASES)
-def test_the_kernel_equals_the_reference(make_scene, name):
-    options, hidden, colors = CASES[name]
-    scene, options = make_scene(**options), settings(options, hidden, colors)
+def test_the_kernel_equals_the_reference(make_case, name):
+    scene, options = make_case(name)
     for value, expected in zip(
         render_planes(*scene, **options), render_planes_reference(*scene, **options), strict=True
     ):
@@ -58,13 +98,16 @@ def test_the_kernel_equals_the_reference(make_scene, name):
 
 @needs_kernel
 @pytest.mark.parametrize("name", CASES)
-def test_gradients_of_the_kernel_equal_those_of_the_reference(make_scene, name):
-    options, hidden, colors = CASES[name]
-    scene, options = make_scene(**options), settings(options, hidden, colors)
+def test_gradients_of_the_kernel_equal_those_of_the_reference(make_case, name):
+    scene, options = make_case(name)
     upstream = [torch.randn_like(part) for part in render_planes_reference(*scene, **options)]
     values = gradients(render_planes, scene, upstream, **options)
-    for value, expected in zip(values, gradients(render_planes_reference, scene, upstream, **options), strict=True):
-        assert_near(value, expected, 3e-5)
+    rounding = 2**-7 if "bfloat16" in CASES[name][0] else 3e-5  # one unit in the last place of the planes' format
+    levels = len(values) - 4
+    for index, (value, expected) in enumerate(
+        zip(values, gradients(render_planes_reference, scene, upstream, **options), strict=True)
+    ):
+        assert_near(value, expected, rounding if index < levels else 3e-5)
 
 
 @needs_kernel
@@ -81,12 +124,21 @@ def test_one_output_alone_has_gradients(make_scene, part):
 
 
 @needs_kernel
-def test_pytorch_accepts_the_operator(make_scene):
-    scene = make_scene(samples=(4, 3), rays=20)
-    tensors = [part.contiguous() for part in scene if torch.is_tensor(part)]
-    inputs = [tensors[0].requires_grad_(), *(part.requires_grad_() for part in scene.decoder), *tensors[1:]]
+@pytest.mark.parametrize("name", ["miniature", "everything"])
+def test_pytorch_accepts_the_operator(make_case, name):
+    scene, options = make_case(name)
+    march = options.get("march", March())
+    switches = [int(options["hidden"] == "leaky_relu"), 1, 0, int(march.sampling == "eg3d"), 0]
+    rays = [part.contiguous() for part in (scene.origins, scene.directions, scene.near, scene.far, scene.far)]
+    samples = [scene.coarse, scene.fine.sort(-1).values, options.get("noise", torch.empty(0))]
+    levels = [scene.planes] if torch.is_tensor(scene.planes) else scene.planes
+    leaves = [part.requires_grad_() for part in (*levels, *scene.decoder)]
+    numbers = [BOX, GAIN, 30.0, march.crop]
     torch.library.opcheck(
-        torch.ops.styleavatar3d.render_planes.default, (*inputs, BOX, [3, 1, 1], GAIN, True, True), atol=1e-4, rtol=1e-3
+        torch.ops.styleavatar3d.render_planes.default,
+        (leaves[:-4], leaves[-4:], rays, samples, numbers, list(options["depths"]), switches),
+        atol=1e-4,
+        rtol=1e-3,
     )
 
 
@@ -154,7 +206,7 @@ def test_field_equals_the_decoder_of_panohead(plane_numbers):
 
 
 @pytest.mark.parametrize("hidden", ["leaky_relu", "softplus"])
-def test_the_reference_is_differentiable_in_float64(make_scene, hidden):
+def test_the_reference_is_differentiable_twice_in_float64(make_scene, hidden):
     scene = make_scene(channels=3, hidden=4, features=2, samples=(4, 3), batch=1, rays=3, size=3, dtype=torch.float64)
     scene = scene._replace(fine=scene.fine[..., :0])  # importance depths count as constants, differences do not
 
@@ -164,6 +216,7 @@ def test_the_reference_is_differentiable_in_float64(make_scene, hidden):
 
     leaves = [part.requires_grad_() for part in (scene.planes, *scene.decoder)]
     assert torch.autograd.gradcheck(render, leaves)
+    assert torch.autograd.gradgradcheck(render, leaves)
 
 
 @pytest.mark.parametrize("render", [render_planes, render_planes_reference])
@@ -236,7 +289,56 @@ def test_shapes_that_do_not_belong_together_are_named(make_scene):
     scene, options = make_scene(), settings({}, "leaky_relu", "sigmoid")
     with pytest.raises(StyleAvatarError, match="slices of each plane do not agree"):
         render_planes(*scene, **{**options, "depths": (1, 1, 1)})
+    with pytest.raises(StyleAvatarError, match="of no level"):
+        render_planes(*scene._replace(planes=[]), **options)
+    with pytest.raises(StyleAvatarError, match="levels of a pyramid differ"):
+        render_planes(*scene._replace(planes=[scene.planes, scene.planes[..., :8]]), **options)
+    with pytest.raises(StyleAvatarError, match="planes of batch 1"):
+        render_planes(*scene._replace(planes=scene.planes.repeat(2, 1, 1, 1, 1)[:3]), **options)
+    with pytest.raises(StyleAvatarError, match="density noise has a wrong shape"):
+        render_planes(*scene, **options, noise=torch.zeros(2, 35, 3))
+    with pytest.raises(StyleAvatarError, match="unknown sampling"):
+        render_planes(*scene, **options, march=March("random"))  # type: ignore[arg-type]
+    with pytest.raises(StyleAvatarError, match="disparity has no value at the camera"):
+        near = torch.zeros_like(scene.near)
+        render_planes(*scene._replace(near=near), **options, march=March(spacing="disparity"))
     with pytest.raises(StyleAvatarError, match="decoder does not fit"):
         render_planes(*scene._replace(planes=scene.planes[..., :8]), **options)
     with pytest.raises(StyleAvatarError, match="coarse jitter has a wrong shape"):
         render_planes(*scene._replace(coarse=scene.coarse[..., :1]), **options)
+
+
+@pytest.mark.parametrize("render", [render_planes, render_planes_reference])
+def test_a_level_of_zeros_changes_nothing_and_two_equal_levels_count_twice(make_scene, render):
+    scene, options = make_scene(size=8), settings({}, "softplus", "none")
+    one = render(*scene, **options)
+    for levels in ([scene.planes, torch.zeros(2, 4, 5, 5, 16)], [scene.planes / 2, scene.planes / 2]):
+        for value, expected in zip(render(*scene._replace(planes=levels), **options), one, strict=True):
+            torch.testing.assert_close(value, expected, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("render", [render_planes, render_planes_reference])
+def test_noise_that_undoes_the_density_leaves_nothing(make_scene, render):
+    scene = make_scene(samples=(8, 0))
+    decoder = Decoder(*(torch.zeros_like(part) for part in scene.decoder[:3]), torch.tensor([20.0, 0.0, 0.0, 0.0]))
+    noise = torch.full((2, 35, 8), -60.0)
+    seen = render(*scene._replace(decoder=decoder), **settings({}, "softplus", "none"), noise=noise)
+    assert seen.mask.max() < 1e-6
+
+
+def test_quantiles_may_come_in_any_order(make_scene):
+    scene, options = make_scene(), settings({}, "leaky_relu", "sigmoid") | {"march": March("eg3d")}
+    noise = torch.randn(2, 35, 11)
+    shuffled = torch.tensor([3, 0, 4, 2, 1])
+    mixed = torch.cat([noise[..., :6], noise[..., 6:][..., shuffled]], -1)
+    one = render_planes(*scene, **options, noise=noise)
+    other = render_planes(*scene._replace(fine=scene.fine[..., shuffled]), **options, noise=mixed)
+    for value, expected in zip(other, one, strict=True):
+        assert torch.equal(value, expected)
+
+
+@pytest.mark.parametrize("render", [render_planes, render_planes_reference])
+def test_the_same_numbers_give_the_same_picture(make_scene, render):
+    scene, options = make_scene(), settings({}, "leaky_relu", "sigmoid")
+    for one, other in zip(render(*scene, **options), render(*scene, **options), strict=True):
+        assert torch.equal(one, other)

@@ -10,7 +10,7 @@
 #include "lanes.h"
 
 constexpr float LEAKY_SLOPE = 0.2f;
-constexpr float OUTPUT_LIMIT = 30.0f;
+constexpr float LEAKY_GAIN = 1.41421356f;
 constexpr int MAX_CHANNELS = 32;
 constexpr int MAX_CORNERS = 24;
 constexpr int MAX_FEATURES = 128;
@@ -60,11 +60,26 @@ inline void add_columns(int rows, const Lanes* a, int n, Lanes* total) {
 
 // ----------------------------------------------------------------------------------------------------------- planes
 
+// World axes along (width, height, slices) of each plane: one of every pair, or EG3D's with (x, z) twice.
+constexpr int PLANE_AXES[2][3][3] = {{{0, 1, 2}, {0, 2, 1}, {1, 2, 0}}, {{0, 1, 2}, {0, 2, 1}, {2, 0, 1}}};
+
+// What all levels of a pyramid share.
 struct Planes {
-  int height, width, slices, channels;
+  int slices, channels;
   int depths[3];
+  const int (*axes)[3];
   float to_unit;  // 2 / box
-  int64_t size() const { return int64_t(height) * width * slices * channels; }
+  bool bfloat16;
+};
+
+struct Level {
+  int height, width;
+  int64_t size;      // numbers of one image
+  bool shared;       // by all images
+  const void* data;  // float or bfloat16
+
+  template <class Number>
+  const Number* texels(int64_t image) const { return (const Number*)data + (shared ? 0 : image * size); }
 };
 
 // Offsets and weights of the texels that one point per lane lies between.
@@ -100,20 +115,19 @@ inline void add_corner(Corners& corners, IntLanes offset, Lanes weight) {
   corners.count++;
 }
 
-// Planes (x, y), (x, z), (y, z); the axis that a plane lacks runs over its slices if it has several.
-inline Corners find_corners(const Planes& planes, const Lanes point[3]) {
-  constexpr int AXES[3][3] = {{0, 1, 2}, {0, 2, 1}, {1, 2, 0}};
+// The axis that a plane lacks runs over its slices if it has several.
+inline Corners find_corners(const Planes& planes, const Level& level, const Lanes point[3]) {
   Corners corners;
   corners.count = 0;
   int first_slice = 0;
   for (int plane = 0; plane < 3; plane++) {
-    const int depth = planes.depths[plane];
-    const Neighbours u = neighbours(point[AXES[plane][0]] * planes.to_unit, planes.width);
-    const Neighbours v = neighbours(point[AXES[plane][1]] * planes.to_unit, planes.height);
-    const Neighbours w = neighbours(point[AXES[plane][2]] * planes.to_unit, depth);
+    const int depth = planes.depths[plane], *axes = planes.axes[plane];
+    const Neighbours u = neighbours(point[axes[0]] * planes.to_unit, level.width);
+    const Neighbours v = neighbours(point[axes[1]] * planes.to_unit, level.height);
+    const Neighbours w = neighbours(point[axes[2]] * planes.to_unit, depth);
     for (int row = 0; row < 2; row++)
       for (int column = 0; column < 2; column++) {
-        const IntLanes texel = (v.index[row] * planes.width + u.index[column]) * planes.slices + first_slice;
+        const IntLanes texel = (v.index[row] * level.width + u.index[column]) * planes.slices + first_slice;
         const Lanes weight = v.weight[row] * u.weight[column] * (1.0f / 3);
         if (depth == 1) add_corner(corners, texel * planes.channels, weight);
         else
@@ -129,30 +143,47 @@ inline Corners find_corners(const Planes& planes, const Lanes point[3]) {
 template <int WIDTH>
 struct Texel {
   typedef float Values __attribute__((vector_size(WIDTH * sizeof(float)), aligned(sizeof(float))));
+  typedef uint16_t Halves __attribute__((vector_size(WIDTH * sizeof(uint16_t)), aligned(sizeof(uint16_t))));
+  typedef uint32_t Bits __attribute__((vector_size(WIDTH * sizeof(uint32_t))));
 };
 
+typedef uint16_t BFloat16;  // the upper half of a float
+
 template <int WIDTH>
-inline void gather(const float* texels, const Corners& corners, int channels, Lanes* features) {
+inline typename Texel<WIDTH>::Values load(const float* texel) {
+  return *(const typename Texel<WIDTH>::Values*)texel;
+}
+
+template <int WIDTH>
+inline typename Texel<WIDTH>::Values load(const BFloat16* texel) {
+  using Halves = typename Texel<WIDTH>::Halves;
+  using Bits = typename Texel<WIDTH>::Bits;
+  const Halves halves = *(const Halves*)texel;
+  const Bits bits = __builtin_convertvector(halves, Bits) << 16;
+  typename Texel<WIDTH>::Values values;
+  std::memcpy(&values, &bits, sizeof values);
+  return values;
+}
+
+typedef float Rows[LANES][MAX_CHANNELS];  // features of one point a row
+
+template <int WIDTH, class Number>
+inline void gather(const Number* texels, const Corners& corners, int channels, bool first_level, Rows& rows) {
   using Values = typename Texel<WIDTH>::Values;
-  alignas(64) float rows[LANES][MAX_CHANNELS];
   for (int lane = 0; lane < LANES; lane++)
     for (int first = 0; first < channels; first += WIDTH) {
       Values total = {};
+      if (!first_level) total = *(const Values*)(rows[lane] + first);
       for (int k = 0; k < corners.count; k++)
-        total += *(const Values*)(texels + corners.offset[k][lane] + first) * corners.weight[k][lane];
+        total += load<WIDTH>(texels + corners.offset[k][lane] + first) * corners.weight[k][lane];
       *(Values*)(rows[lane] + first) = total;
     }
-  for (int channel = 0; channel < channels; channel++)
-    for (int lane = 0; lane < LANES; lane++) features[channel][lane] = rows[lane][channel];
 }
 
 // The transpose of gather: spreads gradients of features over the texels they came from.
 template <int WIDTH>
-inline void scatter(const Lanes* features, const Corners& corners, int channels, float* texels) {
+inline void scatter(const Rows& rows, const Corners& corners, int channels, float* texels) {
   using Values = typename Texel<WIDTH>::Values;
-  alignas(64) float rows[LANES][MAX_CHANNELS];
-  for (int channel = 0; channel < channels; channel++)
-    for (int lane = 0; lane < LANES; lane++) rows[lane][channel] = features[channel][lane];
   for (int lane = 0; lane < LANES; lane++)
     for (int first = 0; first < channels; first += WIDTH) {
       const Values gradient = *(const Values*)(rows[lane] + first);
@@ -163,10 +194,15 @@ inline void scatter(const Lanes* features, const Corners& corners, int channels,
 
 // ------------------------------------------------------------------------------------------------------------ field
 
+enum Colors { COLORS_NONE, COLORS_SIGMOID, COLORS_LEAKY };
+
 struct FieldShape {
   Planes planes;
+  std::vector<Level> levels;
   int hidden, outputs;  // outputs: raw density and features
-  bool leaky, sigmoid;
+  bool leaky;
+  Colors colors;
+  float limit;  // of outputs
   int weight_count() const { return planes.channels * hidden + hidden + hidden * outputs + outputs; }
 };
 
@@ -174,18 +210,36 @@ struct DecoderWeights {
   const float *hidden_weight, *hidden_bias, *output_weight, *output_bias;
 };
 
-inline void look_up(const FieldShape& shape, const float* texels, const Lanes point[3], Lanes* features) {
-  const Corners corners = find_corners(shape.planes, point);
+template <class Number>
+inline void gather_level(const FieldShape& shape, const Level& level, int64_t image, const Lanes point[3], Rows& rows) {
+  const Corners corners = find_corners(shape.planes, level, point);
   const int channels = shape.planes.channels;
-  if (channels % LANES == 0) gather<LANES>(texels, corners, channels, features);
-  else gather<LANES / 2>(texels, corners, channels, features);
+  const bool first_level = &level == shape.levels.data();
+  const Number* texels = level.texels<Number>(image);
+  if (channels % LANES == 0) gather<LANES>(texels, corners, channels, first_level, rows);
+  else gather<LANES / 2>(texels, corners, channels, first_level, rows);
 }
 
-inline void spread(const FieldShape& shape, const Lanes* features, const Lanes point[3], float* texels) {
-  const Corners corners = find_corners(shape.planes, point);
+inline void look_up(const FieldShape& shape, int64_t image, const Lanes point[3], Lanes* features) {
+  alignas(64) Rows rows;
+  for (const Level& level : shape.levels)
+    if (shape.planes.bfloat16) gather_level<BFloat16>(shape, level, image, point, rows);
+    else gather_level<float>(shape, level, image, point, rows);
+  for (int channel = 0; channel < shape.planes.channels; channel++)
+    for (int lane = 0; lane < LANES; lane++) features[channel][lane] = rows[lane][channel];
+}
+
+// Adds to the gradient of each level of one image.
+inline void spread(const FieldShape& shape, const Lanes* features, const Lanes point[3], float* const* gradients) {
   const int channels = shape.planes.channels;
-  if (channels % LANES == 0) scatter<LANES>(features, corners, channels, texels);
-  else scatter<LANES / 2>(features, corners, channels, texels);
+  alignas(64) Rows rows;
+  for (int channel = 0; channel < channels; channel++)
+    for (int lane = 0; lane < LANES; lane++) rows[lane][channel] = features[channel][lane];
+  for (const Level& level : shape.levels) {
+    const Corners corners = find_corners(shape.planes, level, point);
+    if (channels % LANES == 0) scatter<LANES>(rows, corners, channels, *gradients++);
+    else scatter<LANES / 2>(rows, corners, channels, *gradients++);
+  }
 }
 
 // Features -> hidden activations and limited outputs (no colour activation yet).
@@ -195,7 +249,7 @@ inline void decode(const FieldShape& shape, const DecoderWeights& w, const Lanes
   for (int i = 0; i < shape.hidden; i++)
     hidden[i] = shape.leaky ? larger(hidden[i], hidden[i] * LEAKY_SLOPE) : softplus(hidden[i]);
   affine(hidden, shape.hidden, w.output_weight, w.output_bias, outputs, shape.outputs);
-  for (int i = 0; i < shape.outputs; i++) outputs[i] = limit(outputs[i], -OUTPUT_LIMIT, OUTPUT_LIMIT);
+  for (int i = 0; i < shape.outputs; i++) outputs[i] = limit(outputs[i], -shape.limit, shape.limit);
 }
 
 // Slope of the hidden activation, from its value: softplus' = sigmoid = 1 - exp(-softplus).
@@ -204,16 +258,19 @@ inline Lanes hidden_slope(const FieldShape& shape, Lanes activation) {
   return 1.0f - exponential(-activation);
 }
 
-inline Lanes within_limit(Lanes output) {
-  return (output > -OUTPUT_LIMIT) & (output < OUTPUT_LIMIT) ? broadcast(1.0f) : Lanes{};
+inline Lanes within_limit(const FieldShape& shape, Lanes output) {
+  return (output > -shape.limit) & (output < shape.limit) ? broadcast(1.0f) : Lanes{};
 }
 
 inline Lanes color(const FieldShape& shape, Lanes output) {
-  return shape.sigmoid ? sigmoid(output) * 1.002f - 0.001f : output;
+  if (shape.colors == COLORS_SIGMOID) return sigmoid(output) * 1.002f - 0.001f;
+  return shape.colors == COLORS_LEAKY ? larger(output, output * LEAKY_SLOPE) * LEAKY_GAIN : output;
 }
 
+// Slope of the colour activation, from its value.
 inline Lanes color_slope(const FieldShape& shape, Lanes color) {
-  if (!shape.sigmoid) return broadcast(1.0f);
+  if (shape.colors == COLORS_NONE) return broadcast(1.0f);
+  if (shape.colors == COLORS_LEAKY) return color > 0 ? broadcast(LEAKY_GAIN) : broadcast(LEAKY_GAIN * LEAKY_SLOPE);
   const Lanes share = (color + 0.001f) * (1.0f / 1.002f);
   return 1.002f * share * (1.0f - share);
 }
