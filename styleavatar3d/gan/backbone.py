@@ -109,8 +109,10 @@ class ToImage(nn.Module):
         self.style = Linear(w_dim, inputs, bias=1.0)
         self.gain = 1 / math.sqrt(inputs)
 
-    def forward(self, x: Tensor, code: Float[Tensor, "batch w"], dtype: torch.dtype, outputs: int) -> Tensor:
-        """The first `outputs` channels."""
+    def forward(
+        self, x: Tensor, code: Float[Tensor, "batch w"], dtype: torch.dtype, outputs: int | None = None
+    ) -> Tensor:
+        """All channels, or the first `outputs`."""
         y = modulated_convolution(x, self.weight[:outputs] * self.gain, self.style(code), dtype=dtype)
         return y.to(self.bias.dtype) + self.bias[None, :outputs, None, None]
 
