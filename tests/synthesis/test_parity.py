@@ -115,7 +115,9 @@ def test_every_scheduler_steps_as_it_does_in_the_stock_pipeline(doubled: dict[st
 
 
 @exact
-@pytest.mark.parametrize("name", [pytest.param(name, marks=[] if name in DRAWN_OVER else [slow]) for name in SCHEDULERS])
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=[] if name in DRAWN_OVER else [slow]) for name in SCHEDULERS]
+)
 def test_every_scheduler_draws_over_a_picture_as_it_does_there(doubled: dict[str, Synthesizer], name: str):
     synthesizer, start = with_scheduler(doubled["sd15"], name), pictures(seed=9)["depth"]
     made = synthesizer.generate(PROMPTS, NEGATIVES, pictures(), SEEDS, 4, 3.0, HYBRID[:1], start, 0.75)
