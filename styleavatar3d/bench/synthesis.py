@@ -2,7 +2,7 @@
 
 The layout is that of Stable Diffusion 1.5 (four levels of two layers, attention on three, one ControlNet) at 32 and 64
 channels and pictures of 64 px, because what is measured is what Python and PyTorch's dispatch cost, which at full size
-on a GPU hides behind the kernels. Times are process CPU time of one thread; the three ways take turns.
+on a GPU hides behind the kernels. Times are process CPU time of one thread; ways and batches take turns.
 """
 
 import logging
@@ -10,7 +10,7 @@ import statistics
 import time
 from collections.abc import Callable
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -27,18 +27,21 @@ STEPS, SCALE = 20, 5.0
 def run(repeats: int = 9) -> dict[str, Any]:
     """Print two tables and return their numbers, each the median of `repeats` turns.
 
-    "outside": of our call, the share of time outside the modules of the pipeline (text tower, ControlNet, UNet,
-    decoder and the parts of them that are computed beforehand). "ours over bare" and "stock over bare": our call and
-    diffusers' own over the bare modules, called as often as the stock pipeline calls them; ours can be below 0, for
-    it calls some parts less often.
+    In a turn every batch is drawn in all three ways, and what is compared is of one turn: a machine that is busy for a
+    while changes no ratio. "outside": of our call, the share of time outside the modules of the pipeline (text tower,
+    ControlNet, UNet, decoder and the parts of them that are computed beforehand). "ours over bare" and "stock over
+    bare": our call and diffusers' own over the bare modules, called as often as the stock pipeline calls them; ours can
+    be below 0, for it calls some parts less often.
     """
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:
-        rows = [_row(batch, repeats) for batch in BATCHES]
+        synthesizer = _synthesizer()
+        ways = {batch: _ways(synthesizer, batch) for batch in BATCHES}
+        turns = [{batch: _turn(synthesizer, ways[batch]) for batch in BATCHES} for _ in range(repeats + 1)]
     finally:
         torch.set_num_threads(threads)
-    gain = rows[-1]["pictures_a_second"] / rows[0]["pictures_a_second"]
+    rows, gain = compare(turns[1:])  # the first warms up
     _print(rows, gain)
     return {
         "table": "synthesis",
@@ -51,12 +54,32 @@ def run(repeats: int = 9) -> dict[str, Any]:
     }
 
 
-def _row(batch: int, repeats: int) -> dict[str, Any]:
+class Ways(NamedTuple):
+    """The same pictures, drawn by us, by diffusers' own pipeline, and by the bare modules."""
+
+    ours: Callable[[], None]
+    stock: Callable[[], None]
+    bare: Callable[[], None]
+
+
+class Turn(NamedTuple):
+    """Seconds of each way; `inside`: of ours, those inside the modules."""
+
+    ours: float
+    stock: float
+    bare: float
+    inside: float
+
+
+def _synthesizer() -> Synthesizer:
     logging.getLogger("transformers").setLevel(logging.ERROR)
     torch.manual_seed(0)
     tokenizer = build_tokenizer(vocabulary(), 77)
     pipeline, controlnet = build_pipeline(tiny("sd15", vocabulary=len(tokenizer)), tokenizer)
-    synthesizer = Synthesizer(pipeline, {"depth": controlnet})
+    return Synthesizer(pipeline, {"depth": controlnet})
+
+
+def _ways(synthesizer: Synthesizer, batch: int) -> Ways:
     prompts, negatives = [f"a man, {index} hats" for index in range(batch)], ["back view"] * batch
     pictures = torch.randint(256, (batch, 64, 64, 3), dtype=torch.uint8)
 
@@ -64,33 +87,31 @@ def _row(batch: int, repeats: int) -> dict[str, Any]:
         synthesizer.texts.forget()
         synthesizer.generate(prompts, negatives, {"depth": pictures}, range(batch), STEPS, SCALE)
 
-    ways = {
-        "ours": ours,
-        "stock": _stock(synthesizer, prompts, negatives, pictures),
-        "bare": _bare(synthesizer, batch, pictures),
-    }
-    times: dict[str, list[float]] = {name: [] for name in ways}
-    outside = []
-    for turn in range(repeats + 1):
-        with _timed(synthesizer) as inside:
-            seconds = _seconds(ways["ours"])
-        spent = {"ours": seconds, "stock": _seconds(ways["stock"]), "bare": _seconds(ways["bare"])}
-        if turn:  # the first warms up
-            outside.append(1 - inside.seconds / seconds)
-            for name, each in spent.items():
-                times[name].append(each)
-    middle = {name: statistics.median(each) for name, each in times.items()}
-    over = {
-        name: statistics.median(one / bare - 1 for one, bare in zip(times[name], times["bare"], strict=True))
-        for name in ("ours", "stock")
-    }
+    return Ways(ours, _stock(synthesizer, prompts, negatives, pictures), _bare(synthesizer, batch, pictures))
+
+
+def _turn(synthesizer: Synthesizer, ways: Ways) -> Turn:
+    with _timed(synthesizer) as inside:
+        ours = _seconds(ways.ours)
+    return Turn(ours, _seconds(ways.stock), _seconds(ways.bare), inside.seconds)
+
+
+def compare(turns: list[dict[int, Turn]]) -> tuple[list[dict[str, Any]], float]:
+    """A row a batch, and how many times the pictures a second of the smallest batch the largest makes."""
+    few, many = min(turns[0]), max(turns[0])
+    gain = statistics.median(many / few * turn[few].ours / turn[many].ours for turn in turns)
+    return [_row(batch, [turn[batch] for turn in turns]) for batch in turns[0]], gain
+
+
+def _row(batch: int, turns: list[Turn]) -> dict[str, Any]:
+    ours = statistics.median(turn.ours for turn in turns)
     return {
         "batch": batch,
-        "ms_a_picture": round(middle["ours"] * 1e3 / batch, 1),
-        "pictures_a_second": round(batch / middle["ours"], 3),
-        "outside": round(statistics.median(outside), 4),
-        "ours_over_bare": round(over["ours"], 4),
-        "stock_over_bare": round(over["stock"], 4),
+        "ms_a_picture": round(ours * 1e3 / batch, 1),
+        "pictures_a_second": round(batch / ours, 3),
+        "outside": round(statistics.median(1 - turn.inside / turn.ours for turn in turns), 4),
+        "ours_over_bare": round(statistics.median(turn.ours / turn.bare - 1 for turn in turns), 4),
+        "stock_over_bare": round(statistics.median(turn.stock / turn.bare - 1 for turn in turns), 4),
     }
 
 

@@ -10,6 +10,8 @@ from styleavatar3d.runtime.storage import Storage
 
 CARD_FILE = "README.md"
 NOT_STATED = "not stated"
+CARD, PAGE = "the card beside the weights", "the model's page on the hub"
+UNVERIFIED = "unverified: nobody has read the card"
 _KEYS = ("licences_of_training_data", "license", "licence")
 
 
@@ -44,9 +46,19 @@ def _known() -> dict[str, Any]:
     return yaml.safe_load((assets() / "data" / "licences.yaml").read_text(encoding="utf-8"))
 
 
-def known_licence(model: str) -> str:
-    """The licence of a model of the hub, as its card stated it when this was released; `NOT_STATED` if not known."""
-    return _known()["models"].get(model.partition("@")[0], NOT_STATED)
+class Known(NamedTuple):
+    """A licence, and where it is known from: `CARD` (beside the weights), `PAGE` (of the hub) or `UNVERIFIED`."""
+
+    licence: str
+    source: str
+
+
+def known_licence(model: str) -> Known:
+    """The licence of a model of the hub by our own table; `NOT_STATED` if it is not there."""
+    name, table = model.partition("@")[0], _known()["models"]
+    if name in table["read"]:
+        return Known(table["read"][name], PAGE)
+    return Known(table["remembered"].get(name, NOT_STATED), UNVERIFIED)
 
 
 def explain(licence: str) -> Licence:

@@ -5,7 +5,6 @@ import os
 import secrets
 import signal
 import socket
-import subprocess
 import sys
 import tempfile
 import time
@@ -16,6 +15,7 @@ from typing import Any
 
 from styleavatar3d.errors import StyleAvatarError, require
 from styleavatar3d.runtime.fleet import Fleet
+from styleavatar3d.runtime.leash import Leashed
 from styleavatar3d.runtime.worker import Answer, Lost, Task, Worker
 
 
@@ -92,7 +92,8 @@ def ray_token(path: Path | None = None) -> dict[str, str]:
 def local_head(seconds: float = 120) -> Iterator[str]:
     """A Ray head of our own on this machine, on free ports; yields its dashboard's address and ends it.
 
-    `ray stop` would end every Ray process of the machine. The head that blocks ends its own when it is terminated.
+    `ray stop` would end every Ray process of the machine. The head that blocks ends its own when it is terminated, and
+    it is when this process ends, even killed.
     """
     options = ["port", "dashboard-port", "dashboard-agent-listen-port", "dashboard-agent-grpc-port"]
     options += ["runtime-env-agent-port", "metrics-export-port", "ray-client-server-port"]
@@ -104,22 +105,18 @@ def local_head(seconds: float = 120) -> Iterator[str]:
         command += [f"--{option}={port}" for option, port in ports.items()]
         environment = {**os.environ, "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S": "0"}  # the job is over by then
         with log.open("wb") as file:
-            head = subprocess.Popen(command, stdout=file, stderr=file, env=environment)
+            head = Leashed(command, file, environment)
         try:
             yield _wait_for_head(f"http://127.0.0.1:{ports['dashboard-port']}", head, log, seconds)
         finally:
-            head.terminate()
-            try:
-                head.wait(30)
-            except subprocess.TimeoutExpired:
-                head.kill()  # its reaper ends what it started
+            head.end()
 
 
-def _wait_for_head(address: str, head: "subprocess.Popen[bytes]", log: Path, seconds: float) -> str:
+def _wait_for_head(address: str, head: Leashed, log: Path, seconds: float) -> str:
     from ray.job_submission import JobSubmissionClient
 
     deadline = time.monotonic() + seconds
-    while head.poll() is None and time.monotonic() < deadline:
+    while not head.ended() and time.monotonic() < deadline:
         with suppress(OSError, RuntimeError):
             JobSubmissionClient(address)
             return address

@@ -51,7 +51,7 @@ def denoise(
     """Latents of pictures from noisy latents, by the scheduler's steps; guided by negatives where `words` has them.
 
     Args:
-        latents: as noisy as the first of the schedule's timesteps expects, float32
+        latents: as noisy as the first of the schedule's timesteps expects; sums are taken in their precision
         scale: of classifier-free guidance (arXiv 2207.12598)
         generators: of the noise that some schedulers draw on the way, one a picture
     """
@@ -66,7 +66,7 @@ def denoise(
             prediction = unet(
                 inputs, timestep, encoder_hidden_states=words.states, added_cond_kwargs=words.added,
                 **_residuals(controls, index, steps, inputs, timestep, words), return_dict=False,
-            )[0].float()  # fmt: skip
+            )[0].to(latents.dtype)  # fmt: skip
             if copies == 2:
                 away, towards = prediction.chunk(2)
                 prediction = torch.lerp(away, towards, scale)

@@ -43,6 +43,7 @@ class Synthesizer:
         self.texts = TextEncoder(pipeline)
         self._device: torch.device = pipeline.device
         self._codes: torch.dtype = pipeline.vae.dtype  # both are asked once: they walk signatures and all parameters
+        self._sums = torch.promote_types(self._codes, torch.float32)
         self._schedule = lru_cache(maxsize=8)(self._make_schedule)
 
     @classmethod
@@ -156,10 +157,11 @@ class Synthesizer:
         if start is not None:
             encoded = vae.encode((self._shown(start) * 2 - 1).to(self._codes))
             drawn = encoded.latent_dist.sample(list(generators)) if "latent_dist" in encoded else encoded.latents
-            held = drawn.float() * vae.config.scaling_factor
+            held = drawn.to(self._sums) * vae.config.scaling_factor
         channels, side = self.pipeline.unet.config.in_channels, self.pipeline.vae_scale_factor
         shape = (1, channels, size[0] // side, size[1] // side)
-        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators]).to(self._device)
+        noise = torch.cat([torch.randn(shape, generator=generator) for generator in generators])
+        noise = noise.to(self._device, self._sums)
         if held is None:
             return noise * schedule.scheduler.init_noise_sigma
         return schedule.add_noise(held, noise)

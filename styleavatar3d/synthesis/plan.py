@@ -14,7 +14,7 @@ from pydantic import Field
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.runtime.licences import explain, known_licence, stated_licences
+from styleavatar3d.runtime.licences import CARD, UNVERIFIED, Known, explain, known_licence, stated_licences
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.synthesis.measure import Measured, measure, recall
 from styleavatar3d.synthesis.profiles import (
@@ -106,14 +106,14 @@ def plan(config: PlanConfig) -> dict[str, Any]:
 
 
 def licences(config: SynthesisConfig) -> list[dict[str, Any]]:
-    """Every network and figure that takes part, its licence, and what it means for models trained on the pictures."""
-    figures = {source.source: source.licence for source in map(figure_source, config.data.figures)}
-    figures = figures or {"the parametric heads": HEADS_LICENCE}
-    found = [
-        (source.name, text) for source in _sources(config) for text in _stated(source, Source(config.model.folder))
-    ]
-    found += [(model.id, model.licence) for model in _style_models(config)]
-    return [{"of": name, **explain(licence)._asdict()} for name, licence in [*found, *figures.items()]]
+    """Every network and figure that takes part, its licence, where that is known from, and what it means for models
+    trained on the pictures."""
+    base = Source(config.model.folder)
+    found = [(source.name, known) for source in _sources(config) for known in _stated(source, base)]
+    found += [(model.id, Known(model.licence, "the prompts file")) for model in _style_models(config)]
+    figures = {one.source: Known(one.licence, "its file") for one in map(figure_source, config.data.figures)}
+    found += (figures or {"the parametric heads": Known(HEADS_LICENCE, "this project")}).items()
+    return [{"of": name, **explain(known.licence)._asdict(), "source": known.source} for name, known in found]
 
 
 def _sources(config: SynthesisConfig) -> list[Source]:
@@ -136,13 +136,13 @@ def _style_models(config: SynthesisConfig) -> list[StyleModel]:
     return [style.models[family] for style in styles if style.weight and family in style.models]
 
 
-def _stated(source: Source, base: Source) -> list[str]:
+def _stated(source: Source, base: Source) -> list[Known]:
     """As the card beside local weights says (or that of the pipeline they lie in), else as known of the hub."""
     if (path := source.local()) is None:
         return [known_licence(source.name)]
     folder = path if path.is_dir() else path.parent
     inside = (home := base.local()) is not None and home in folder.parents
-    return stated_licences(Storage.open(home if inside and home else folder))
+    return [Known(stated, CARD) for stated in stated_licences(Storage.open(home if inside and home else folder))]
 
 
 def _device(config: PlanConfig, measured: Measured | None) -> tuple[str, Device]:
@@ -204,9 +204,13 @@ def _job(config: PlanConfig, device: Device, seconds: float, measured: Measured 
 
 def _warnings(config: PlanConfig, device: Device) -> list[str]:
     found = []
-    unstated = [one["of"] for one in licences(config) if one["commercial"] == "not known"]
+    known = licences(config)
+    unstated = [one["of"] for one in known if one["commercial"] == "not known"]
+    unread = [one["of"] for one in known if one["source"] == UNVERIFIED and one["of"] not in unstated]
     if unstated:
         found.append(f"no licence is stated for {', '.join(unstated)}: what they make cannot be passed on safely")
+    if unread:
+        found.append(f"unverified: read the licences of {', '.join(unread)} before you rely on what is said of them")
     if device.unit == "core" and config.fleet.kind == "local" and config.fleet.workers > (os.cpu_count() or 1):
         found.append(f"{config.fleet.workers} workers share {os.cpu_count()} cores: they take longer than planned")
     if config.plan.device == "auto" and device.unit == "GPU" and device.source != "measured":

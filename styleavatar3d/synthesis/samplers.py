@@ -94,13 +94,13 @@ class Schedule:
 class LinearSteps:
     """A run whose steps are products with the table: the latents so far are kept only as first noise and predictions.
 
-    Sums are taken in float32, whatever the networks compute in.
+    Sums are taken in the precision of the latents, whatever the networks compute in.
     """
 
     def __init__(self, schedule: Schedule, latents: Tensor):
         assert schedule.weights is not None and schedule.scales is not None
-        self._weights, self._scales, self.latents = schedule.weights, schedule.scales, latents
-        self._terms = torch.empty(len(schedule.timesteps) + 1, latents.numel(), device=latents.device)
+        self._weights, self._scales, self.latents = schedule.weights.to(latents.dtype), schedule.scales, latents
+        self._terms = latents.new_empty(len(schedule.timesteps) + 1, latents.numel())
         self._terms[0] = latents.flatten()
 
     def inputs(self, index: int) -> Tensor:
@@ -140,7 +140,7 @@ def _try_out(scheduler: Any, timesteps: Tensor) -> tuple[list[float], Tensor] | 
     """
     count = len(timesteps) + 1
     draw = torch.Generator().manual_seed(0)
-    terms = torch.cat([torch.eye(count), _TRIAL_SIZE * torch.randn(count, 2, generator=draw)], 1)
+    terms = torch.cat([torch.eye(count), _TRIAL_SIZE * torch.randn(count, 2, generator=draw)], 1).double()
     options = _options(scheduler, torch.Generator().manual_seed(0))
     latents, scales, rows = terms[0].view(1, 1, 1, -1), [], []
     for timestep, prediction in zip(timesteps.cpu(), terms[1:], strict=True):

@@ -1,6 +1,6 @@
 import pytest
 
-from styleavatar3d.bench import figures, ops, tables
+from styleavatar3d.bench import figures, ops, synthesis, tables
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.ops._build import cpu_kernels
 
@@ -24,6 +24,26 @@ def test_views_a_second_are_told_for_sizes_styles_and_processes(monkeypatch, cap
     assert row["views_per_second"] > 0 and 0 < row["build_share"] < 1 and 0 < row["rasterise_share"] < 1
     assert result["style_ms_a_view"]["clay"] > 0 and result["dataset"]["views"] == 3
     assert "views a second" in capsys.readouterr().out
+
+
+def test_our_loop_is_measured_against_the_stock_pipeline_at_every_batch(monkeypatch, capsys):
+    for name, value in {"BATCHES": (1, 2), "STEPS": 2}.items():
+        monkeypatch.setattr(synthesis, name, value)
+    result = tables.run("synthesis", repeats=1)
+    assert [row["batch"] for row in result["rows"]] == [1, 2] and result["batch_2_over_1"] > 0
+    assert all(0 < row["outside"] < 1 and row["stock_over_bare"] > -1 for row in result["rows"])
+    assert "a batch of 2 makes" in capsys.readouterr().out
+
+
+def test_a_machine_that_is_busy_for_a_turn_changes_no_ratio():
+    def turn(busy: float) -> dict[int, synthesis.Turn]:
+        return {n: synthesis.Turn(*(busy * s for s in (1 + n, 2 + 2 * n, 0.5 + n, 0.9 + n))) for n in (1, 8)}
+
+    rows, gain = synthesis.compare([turn(busy) for busy in (1, 1, 7, 30, 1)])
+    assert gain == pytest.approx(8 * 2 / 9)
+    for row, n in zip(rows, (1, 8), strict=True):
+        assert row["outside"] == pytest.approx(0.1 / (1 + n), abs=1e-4)
+        assert row["ours_over_bare"] == pytest.approx(0.5 / (0.5 + n), abs=1e-4)
 
 
 def test_an_unknown_table_is_named():

@@ -19,6 +19,8 @@ from styleavatar3d.shards.archive import members
 from styleavatar3d.shards.manifest import committed, manifest_hash, read_manifest
 
 OTHER_SHADE = 100
+FOREVER = 3600.0
+"""seconds; a lease that nothing outlasts"""
 
 
 class Outcome(NamedTuple):
@@ -94,21 +96,26 @@ def run_quietly(url: str, plan: Plan) -> Quiet:
 
 
 def kill_drivers(url: str, folder: Path, plan: Plan, kills: int, lease: float) -> dict[str, object]:
-    """Kill driver after driver at moments drawn with a seed. What of the work was done again, and the hash."""
+    """Kill driver after driver at moments drawn with a seed. What of the work was done again, and the hash.
+
+    Each may go on to its share of the shards, where the model begins to hang, so that no kill comes after the end.
+    """
     draw, storage = random.Random(0), Storage.open(url)
     (folder / "injected").mkdir(parents=True)
     kept: dict[str, int] = {}
     again = []
-    for left in range(kills, -1, -1):
+    for number in range(kills + 1):
+        last, share = number == kills, (number + 1) * plan.shards // (kills + 1)
         done, begun = len(committed(storage)), _begun(folder)
-        driver = start(drive, url, folder, {}, plan, lease)
-        if left:
-            wanted = min(done + 1 + draw.randrange(5), plan.shards - left)
+        hangs = {shard: [Fault("hang", "draw")] for shard in range(share, plan.shards)}
+        driver = start(drive, url, folder, hangs, plan, lease if last else FOREVER)
+        if not last:
+            wanted = draw.randint(done + 1, share)
             wait_until(lambda enough=wanted: len(committed(storage)) >= enough)
             time.sleep(0.1 * draw.random())
             os.kill(driver.pid, signal.SIGKILL)
         driver.join(1800)
-        assert driver.exitcode == (-signal.SIGKILL if left else 0)
+        assert driver.exitcode == (0 if last else -signal.SIGKILL)
         wait_until(lambda: _is_still(folder))
         again.append(_begun(folder) - begun - (len(committed(storage)) - done))
         times = {name: _written(storage, name) for name in storage.list("manifest")}

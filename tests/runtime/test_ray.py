@@ -4,6 +4,8 @@ import os
 import subprocess
 import sys
 import time
+import uuid
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -135,6 +137,32 @@ def test_a_job_on_a_head_of_its_own_makes_the_data_set(token: dict[str, str], tm
     done = subprocess.run(command, env=token, cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr + done.stdout
     assert "12/12 pictures" in done.stdout and (tmp_path / "set" / "manifest" / "000002.json").exists()
+
+
+@pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+def test_a_head_dies_with_the_submission_that_was_killed(token: dict[str, str], tmp_path: Path):
+    mark = f"STYLEAVATAR3D_TEST={uuid.uuid4().hex}"
+    environment = {**token, **dict([mark.split("=")])}
+    command = [sys.executable, str(CHECKOUT / "launch" / "submit.py"), "--", "bench", "ops"]
+    submission = subprocess.Popen(command, env=environment, cwd=tmp_path, stdout=subprocess.PIPE, text=True)
+    assert submission.stdout is not None and submission.stdout.readline()  # the job has begun, and says so
+    assert any("gcs_server" in name for name in processes_with(mark))
+    submission.kill()
+    submission.wait()
+    deadline = time.monotonic() + 120
+    while left := processes_with(mark):
+        assert time.monotonic() < deadline, left
+        time.sleep(0.2)
+
+
+def processes_with(variable: str) -> list[str]:
+    """The commands of living processes that have this in their environment."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        with suppress(OSError):
+            if variable.encode() in (folder / "environ").read_bytes().split(b"\0"):
+                found.append((folder / "cmdline").read_bytes().replace(b"\0", b" ").decode())
+    return found
 
 
 def test_a_head_refuses_whoever_lacks_the_token(token: dict[str, str]):

@@ -9,7 +9,7 @@ from shards.samples import make_sample
 
 from styleavatar3d.config import load_config
 from styleavatar3d.errors import ConfigError, StyleAvatarError
-from styleavatar3d.runtime.licences import explain, known_licence
+from styleavatar3d.runtime.licences import CARD, PAGE, UNVERIFIED, explain, known_licence
 from styleavatar3d.runtime.storage import LocalStorage
 from styleavatar3d.shards.manifest import commit
 from styleavatar3d.synthesis.plan import PlanConfig, licences, plan
@@ -192,7 +192,18 @@ def test_licences_of_all_weights_and_what_they_mean():
     assert {one["id"].lower() for one in small} == {"apache-2.0", "cc0-1.0"} and not any(
         one["derivatives"] for one in small
     )
-    assert explain("made-up").derivatives and known_licence("nobody/nothing") == "not stated"
+    assert {one["source"] for one in small} == {CARD, "this project"}
+    assert explain("made-up").derivatives and known_licence("nobody/nothing").licence == "not stated"
+
+
+def test_a_licence_that_nobody_has_read_is_said_to_be_unverified():
+    read, remembered = "lllyasviel/control_v11f1p_sd15_depth", "stable-diffusion-v1-5/stable-diffusion-v1-5"
+    made = planned("synthesis/sd15")
+    source = {one["of"].partition("@")[0]: one["source"] for one in made["licences"]}
+    assert source[read] == PAGE and source[remembered] == UNVERIFIED and UNVERIFIED.startswith("unverified")
+    (warning,) = [text for text in made["warnings"] if text.startswith("unverified")]
+    assert remembered in warning and read not in warning
+    assert known_licence(f"{read}@{'0' * 40}") == known_licence(read)
 
 
 def test_a_model_without_a_family_or_a_profile_is_an_error():
