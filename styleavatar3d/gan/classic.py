@@ -19,6 +19,7 @@ from styleavatar3d.camera.rays import rays
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.background import BackgroundNetwork, composed
 from styleavatar3d.gan.classic_config import CAMERA_NUMBERS, ClassicConfig, ClassicDecoder
+from styleavatar3d.gan.classic_fused import effective, fusable, render_fused, texels
 from styleavatar3d.gan.classic_renderer import (
     EMPTY,
     Level,
@@ -53,11 +54,14 @@ class Decoder(nn.Module):
     def __init__(self, channels: int, config: ClassicDecoder):
         super().__init__()
         self.colors = config.colors
-        self.net = nn.Sequential(
-            FullyConnectedLayer(channels, config.width, lr_multiplier=config.lr_multiplier),
-            nn.Softplus(),
-            FullyConnectedLayer(config.width, 1 + config.features, lr_multiplier=config.lr_multiplier),
-        )
+        first = FullyConnectedLayer(channels, config.width, lr_multiplier=config.lr_multiplier)
+        last = FullyConnectedLayer(config.width, 1 + config.features, lr_multiplier=config.lr_multiplier)
+        self.net = nn.Sequential(first, nn.Softplus(), last)
+
+    @property
+    def layers(self) -> tuple[FullyConnectedLayer, FullyConnectedLayer]:
+        """Those with weights."""
+        return self.net[0], self.net[2]  # type: ignore[return-value]
 
     def forward(
         self, features: Float[Tensor, "batch 3 points channel"]
@@ -228,15 +232,21 @@ class ClassicGenerator(nn.Module):
         near, far = ray_limits(origins, directions, rendering)
         coarse, fine = jitter or even_draws(samples or rendering.samples, origins)
 
+        fused = fusable(self.config, origins)
+        levels = [texels(level, self.config.grid_depth) for level in planes] if fused else []
+        decoder = effective(*self.decoder.layers, len(planes))
+
         def seen(points: Tensor) -> tuple[Tensor, Tensor]:
             return self._seen_field(planes, points, density_noise)
 
         def part(where: slice) -> tuple[RayMaps, Tensor]:
             start, end = (x[:, where] if isinstance(x, Tensor) else x for x in (near, far))
             draws, quantiles = (x if x.shape[1] == 1 else x[:, where] for x in (coarse, fine))
+            sampling = origins[:, where], directions[:, where], start, end, draws, quantiles
+            if fused:
+                return render_fused(self.config, levels, decoder, *sampling, density_noise)
             return render_rays(
-                seen, origins[:, where], directions[:, where], start, end, draws, quantiles,
-                disparity=rendering.disparity, white_background=rendering.white_background,
+                seen, *sampling, disparity=rendering.disparity, white_background=rendering.white_background,
                 signed=self.config.decoder.colors == "sigmoid",
             )  # fmt: skip
 

@@ -139,7 +139,7 @@ class ClassicDiscriminator(nn.Module):
         parts = [image, self._resized(raw, config.resolution)]
         if mask is not None and config.mask and not config.mask_tower:
             parts.append(self._resized(mask, config.resolution) * 2 - 1)
-        x = torch.cat(parts, 1)
+        x = torch.cat(parts, 1).contiguous(memory_format=torch.channels_last)
         for size in self.sizes:
             x = getattr(self, f"b{size}")(x)
         if mask is not None and config.mask_tower:

@@ -1,72 +1,79 @@
-"""The ancestors' rendering by the fused operator: what `classic_renderer.render_rays` computes, several times faster.
+"""The ancestors' rendering through the fused operator: same numbers as `classic_renderer.render_rays`, sooner.
 
-The operator has no depth-1 grids and does not cull; where those are asked for, the plain form has to do.
+The operator takes texels `[batch, height, width, slices, channel]` and effective decoder weights, and hands no gradient
+to rays; it knows neither culling nor grids of one slice. Where one of these is wanted, the plain twin renders.
 """
 
+import math
 from collections.abc import Sequence
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from styleavatar3d.gan.classic_config import ClassicConfig
-from styleavatar3d.gan.classic_renderer import Level, RayMaps
-from styleavatar3d.ops import Decoder, March, render_planes
-from styleavatar3d.ops.composite import Spacing, stratified_depths
+from styleavatar3d.gan.classic_renderer import Level, RayMaps, stratified_depths
+from styleavatar3d.gan.stylegan2 import FullyConnectedLayer
+from styleavatar3d.ops.render_planes import Decoder, March, render_planes
 
 _COLORS = {"sigmoid": "sigmoid", "none": "none", "lrelu": "leaky_relu"}
 
 
-def can_fuse(config: ClassicConfig) -> bool:
-    """Whether the operator renders these settings."""
-    return config.grid_depth != 1 and config.rendering.cull is None
+def fusable(config: ClassicConfig, origins: Float[Tensor, "batch rays 3"]) -> bool:
+    """Whether the operator can stand in: gradients to cameras need the plain twin."""
+    moved = torch.is_grad_enabled() and origins.requires_grad
+    return config.rendering.cull is None and config.grid_depth != 1 and not moved
 
 
-def interleaved(level: Level, depth: int | None) -> Float[Tensor, "#batch height width slices channel"]:
-    """A volume's level with the channels of each texel and slice side by side, as the operator gathers them."""
-    split = level.unflatten(2, (-1, depth or 1))
-    return split.permute(0, 4, 5, 1, 3, 2).flatten(3, 4)
+def texels(level: Level, depth: int | None) -> Float[Tensor, "_ height width slices channel"]:
+    """The channels of one texel of one slice side by side; a view if the level came out channels last."""
+    batch, planes, channels, height, width = level.shape
+    slices = depth or 1
+    parted = level.view(batch, planes, channels // slices, slices, height, width)
+    return parted.permute(0, 4, 5, 1, 3, 2).reshape(batch, height, width, planes * slices, channels // slices)
 
 
-def effective(net: nn.Sequential, levels: int) -> Decoder:
-    """A decoder's weights, with its learning-rate gains and the mean over levels multiplied in."""
-    first, second = net[0], net[2]
+def effective(first: FullyConnectedLayer, last: FullyConnectedLayer, levels: int) -> Decoder:
+    """Weights with their gains; the first layer also divides the sum of levels by their number."""
+    assert first.bias is not None and last.bias is not None
     return Decoder(
-        first.weight.T * (first.gain / levels), first.bias * first.lr_multiplier,
-        second.weight.T * second.gain, second.bias * second.lr_multiplier,
+        (first.weight * (first.gain / levels)).t().contiguous(), first.bias * first.lr_multiplier,
+        (last.weight * last.gain).t().contiguous(), last.bias * last.lr_multiplier,
     )  # fmt: skip
 
 
-def fused_rays(
-    levels: Sequence[Float[Tensor, "#batch _height _width slices channel"]],
-    decoder: Decoder,
+def render_fused(
     config: ClassicConfig,
+    levels: Sequence[Float[Tensor, "_ _ _ _ _"]],
+    decoder: Decoder,
     origins: Float[Tensor, "batch rays 3"],
     directions: Float[Tensor, "batch rays 3"],
-    near: Float[Tensor, "batch rays"] | float,
-    far: Float[Tensor, "batch rays"] | float,
+    near: Tensor | float,
+    far: Tensor | float,
     jitter: Float[Tensor, "#batch #rays coarse"],
     quantiles: Float[Tensor, "#batch #rays fine"],
-    noise: Float[Tensor, "batch rays samples"] | None = None,
-) -> tuple[RayMaps, Float[Tensor, "2"]]:
-    """Maps of rays, whose depth is not clamped yet, and the smallest and largest sampled depth.
-
-    `noise` is added to the raw densities of coarse, then fine samples.
-    """
+    density_noise: float = 0.0,
+) -> tuple[RayMaps, Tensor]:
+    """What `render_rays` gives, from texels."""
     rendering, batch = config.rendering, len(origins)
-    near, far = (torch.as_tensor(x).to(origins).expand(origins.shape[:2]) for x in (near, far))
-    jitter, quantiles = (x.expand(batch, *x.shape[1:]) for x in (jitter, quantiles))
-    spacing: Spacing = "disparity" if rendering.disparity else "depth"
-    crop = torch.inf if rendering.crop is None else rendering.box / 2 - rendering.crop
+    first, last = (x if isinstance(x, Tensor) else torch.full_like(origins[..., 0], x) for x in (near, far))
+    samples = jitter.shape[-1] + quantiles.shape[-1]
+    noise = torch.randn(*first.shape, samples, device=first.device) * density_noise if density_noise else None
     seen = render_planes(
-        levels, decoder, origins, directions, near, far, jitter, quantiles, box=rendering.box,
-        depths=(config.grid_depth or 1,) * 3, colors=_COLORS[config.decoder.colors],
-        axes="eg3d" if config.third_plane == "zx" else "distinct", limit=torch.inf, noise=noise,
-        march=March("eg3d", spacing, crop), backdrop=torch.zeros_like(near),
+        list(levels), decoder, origins, directions, first, last,
+        jitter.expand(batch, -1, -1), quantiles.expand(batch, -1, -1),
+        box=rendering.box, depths=(config.grid_depth or 1,) * 3, colors=_COLORS[config.decoder.colors],  # type: ignore[arg-type]
+        axes="eg3d" if config.third_plane == "zx" else "distinct", limit=math.inf,
+        march=March(
+            "eg3d", "disparity" if rendering.disparity else "depth",
+            math.inf if rendering.crop is None else rendering.box / 2 - rendering.crop,
+        ),
+        noise=noise, backdrop=torch.zeros_like(first),
     )  # fmt: skip
-    features = seen.over(1.0) if rendering.white_background else seen.features
+    features, hit = seen.features, seen.mask > 0
+    depth = torch.where(hit, seen.depth / torch.where(hit, seen.mask, 1.0), float("inf"))
+    if rendering.white_background:
+        features = features + 1 - seen.mask[..., None]
     features = features * 2 - 1 if config.decoder.colors == "sigmoid" else features
-    hit = seen.mask > 0
-    depth = torch.where(hit, seen.depth / torch.where(hit, seen.mask, 1.0), torch.inf)
-    ends = stratified_depths(near, far, jitter, "eg3d", spacing)[..., [0, -1]]  # fine samples lie between coarse ones
-    return RayMaps(features, seen.mask, depth), torch.stack(ends.detach().aminmax())
+    limits = stratified_depths(near, far, jitter, disparity=rendering.disparity).aminmax()
+    return RayMaps(features, seen.mask, depth), torch.stack(limits)

@@ -1,5 +1,6 @@
 """Super-resolution of the ancestors (EG3D section 4.3): two synthesis blocks that the last style drives."""
 
+import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -39,7 +40,7 @@ class ClassicSuperResolutionModule(nn.Module):
             mode = "antialiased" if self.config.antialias else "none"
             raw, features = (resize(x, self.input_resolution, mode) for x in (raw, features))
         last = codes[:, -1:].expand(-1, 3, -1)
-        x, image = features, raw
+        x, image = features.contiguous(memory_format=torch.channels_last), raw
         for block in (self.block0, self.block1):
             x, image = block(x, image, last, self.config.noise)
         return image

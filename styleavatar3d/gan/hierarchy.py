@@ -37,7 +37,7 @@ def exchange(x: Float[Tensor, "rows channel height width"]) -> Float[Tensor, "ro
         shared[after] = along_columns[:, after].expand_as(planes[:, own])
         shared[last] = along_rows[:, last].expand_as(planes[:, own])
         joined.append(torch.cat([shared[plane] for plane in range(PLANES)], 1))
-    return torch.stack(joined, 1).flatten(0, 1)
+    return torch.stack(joined, 1).flatten(0, 1).contiguous(memory_format=torch.channels_last)
 
 
 class CrossPlaneLayer(SynthesisLayer):

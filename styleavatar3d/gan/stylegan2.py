@@ -198,7 +198,7 @@ class SynthesisBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch outputs tall wide"], Float[Tensor, "batch image tall wide"]]:
         """Features and the accumulated picture; `codes` has one slot for each convolution and one for the picture."""
         ws = iter(codes.unbind(1))
-        start = self.const.expand(len(codes), -1, -1, -1) if x is None else self.conv0(x, next(ws), noise)
+        start = self.start(len(codes)) if x is None else self.conv0(x, next(ws), noise)
         features = self.conv1(start, next(ws), noise)
         share = self.torgb(features, next(ws))
         if image is None:
@@ -206,6 +206,10 @@ class SynthesisBlock(nn.Module):
         if self.up == 2:
             image = upsample2d(image, self.resample_filter)
         return features, image + share
+
+    def start(self, batch: int) -> Float[Tensor, "batch outputs 4 4"]:
+        """The constant; channels last, which convolutions on a CPU like and all layers keep."""
+        return self.const.expand(batch, -1, -1, -1).contiguous(memory_format=torch.channels_last)
 
 
 def block_resolutions(resolution: int) -> list[int]:

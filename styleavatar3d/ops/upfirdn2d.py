@@ -149,12 +149,28 @@ def _passes(kernel: Tensor | None, flip: bool, gain: float, like: Tensor) -> lis
 def _upfirdn2d(
     x: Tensor, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int], flip: bool, gain: float
 ) -> Tensor:
-    if up != [1, 1] or (kernel is not None and kernel.ndim == 1):
+    if kernel is not None and kernel.ndim == 1:
         y = upfirdn2d_reference(x, kernel, up=up, down=down, padding=padding, flip=flip, gain=gain)
-    else:
+    elif up == [1, 1]:
         weight = _passes(kernel, flip, gain, x)[0].expand(x.shape[1], 1, -1, -1)
         y = F.conv2d(F.pad(x, padding), weight, stride=down[::-1], groups=x.shape[1])
+    else:
+        y = _spread(x, _passes(kernel, not flip, gain, x)[0], up, padding)[:, :, :: down[1], :: down[0]]
     return y.contiguous(memory_format=_layout(x))
+
+
+def _spread(x: Tensor, taps: Tensor, up: list[int], padding: list[int]) -> Tensor:
+    """Zero insertion and true convolution at once: every sample spreads its taps over the result."""
+    crop = []
+    for axis in (0, 1):
+        first, last = padding[2 * axis : 2 * axis + 2]
+        size = taps.shape[1 - axis]
+        crop += [first - (size - 1), last - (size - up[axis])]
+    inner = [max(0, min(-crop[2], -crop[3])), max(0, min(-crop[0], -crop[1]))]
+    weight = taps.expand(x.shape[1], 1, -1, -1)
+    y = F.conv_transpose2d(x, weight, stride=up[::-1], padding=inner, groups=x.shape[1])
+    left = [crop[0] + inner[1], crop[1] + inner[1], crop[2] + inner[0], crop[3] + inner[0]]
+    return F.pad(y, left) if any(left) else y
 
 
 @_upfirdn2d.register_fake

@@ -22,7 +22,7 @@ TINY = (
     "--train.batch", "4", "--train.threads", "1", "--train.schedule.samples", "[4, 4]",
     "--train.schedule.start_samples", "[4, 4]", "--train.checkpoint_kimg", "0.032",
 )  # fmt: skip
-SMALL = Measure(samples=6, avatars=2)
+SMALL = Measure(samples=4, avatars=2)
 
 
 def test_every_variant_is_a_config_that_differs_by_its_name_alone() -> None:
@@ -87,6 +87,8 @@ def test_runs_are_trained_measured_and_resumed(
 ) -> None:
     monkeypatch.setattr(avatars, "BUILDS", (0.5,))
     monkeypatch.setattr(avatars, "FACES", 1)
+    monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 3)
+    monkeypatch.setattr("styleavatar3d.miniature.renders.fingerprint", str)
     out = tmp_path / "out"
     words = {"only": ("coarse-to-fine", "pyramid"), "kimg": 0.064, "views": 9, "readers": str(readers)}
     words |= {"measure": SMALL, "overrides": TINY, "out": str(out)}

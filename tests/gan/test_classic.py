@@ -207,6 +207,35 @@ def test_rays_that_miss_the_box_get_limits_of_those_that_hit():
     assert generator(torch.randn(1, 8), labels(1), chunk=10).image.isfinite().all()
 
 
+@pytest.mark.parametrize(
+    "changes",
+    [{}, {"near": "auto", "far": "auto"}, {"disparity": True}, {"white_background": True}, {"samples": (5, 0)}],
+    ids=str,
+)
+def test_the_fused_operator_is_the_plain_twin(generator, changes, monkeypatch):
+    rendering = ClassicRendering.model_validate(generator.config.rendering.model_dump() | changes)
+    monkeypatch.setattr(generator, "config", generator.config.model_copy(update={"rendering": rendering}))
+    draws = torch.rand(2, 64, rendering.samples[0]), torch.rand(2, 64, rendering.samples[1])
+    levels = [level.detach().requires_grad_() for level in generator.planes(generator.mapping(torch.randn(2, 8)))]
+
+    def render() -> tuple:
+        maps = generator._maps(levels, labels(2), 8, None, draws, 0.0, None)
+        weights = torch.linspace(-1, 1, maps.features.shape[-1])
+        return *maps, *torch.autograd.grad((maps.features * weights).sum() + maps.weight.sum(), levels)
+
+    fused = render()
+    monkeypatch.setattr("styleavatar3d.gan.classic.fusable", lambda *_: False)
+    for one, other in zip(fused, render(), strict=True):
+        torch.testing.assert_close(one, other, atol=2e-5, rtol=1e-4)
+
+
+def test_gradients_reach_a_camera_that_moves():
+    generator = make("panohead")
+    view = generator(torch.randn(2, 8), labels(2))
+    view.mask.sum().backward()
+    assert generator.t_mapping.fc1.bias.grad.abs().min() > 0
+
+
 @torch.no_grad()
 def test_a_white_background():
     generator = make("eg3d", rendering=ClassicRendering(**NEAR, white_background=True))
