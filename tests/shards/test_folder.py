@@ -354,7 +354,7 @@ def test_forty_rendered_pictures_train_a_generator(tmp_path: Path):
         ["dataset", "import", str(folder), str(content), "--out", str(shards)],
         ["dataset", "validate", str(shards)],
         ["dataset", "preview", str(shards), "--out", str(tmp_path / "sheet.png")],
-        f"train gan --config gan/tiny --model.discriminator.depth false --data.shards {shards} --run.out {run}".split(),
+        ["train", "gan", "--config", "gan/tiny", "--data.shards", str(shards), "--run.out", str(run)],
     ):
         command = [sys.executable, "-m", "styleavatar3d", *words, "--json"]
         result = subprocess.run(command, capture_output=True, text=True)
