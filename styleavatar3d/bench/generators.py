@@ -58,7 +58,7 @@ def light(size: str) -> Pair:
     )  # fmt: skip
 
     def judge(image: Tensor, raw: Tensor, labels: Tensor) -> Tensor:
-        return discriminator(pictures_for(image, image[:, :0], image[:, :0], raw), labels)
+        return discriminator(pictures_for(image, raw[:, :0], raw[:, :0], raw), labels)
 
     return Pair(f"light {size}", YARDS[size], Generator(config), discriminator, judge)
 
@@ -69,14 +69,16 @@ def eg3d(size: str) -> Pair:
         "S": (32, 64, 64, 8192, 128, (12, 12)),
         "M": (64, 128, 128, 16384, 256, (24, 24)),
     }[size]
-    widths = {"channel_base": base, "channel_max": most}
     generator = ClassicGenerator(
         ClassicConfig(
-            family="eg3d", plane_resolution=planes, neural_resolution=rays, image_resolution=image, **widths,
-            rendering=ClassicRendering(samples=samples), super_resolution=ClassicSuperResolution(module="2x"),
+            family="eg3d", plane_resolution=planes, neural_resolution=rays, image_resolution=image,
+            channel_base=base, channel_max=most, rendering=ClassicRendering(samples=samples),
+            super_resolution=ClassicSuperResolution(module="2x"),
         )
     )  # fmt: skip
-    discriminator = ClassicDiscriminator(ClassicDiscriminatorConfig(family="eg3d", resolution=image, **widths))
+    discriminator = ClassicDiscriminator(
+        ClassicDiscriminatorConfig(family="eg3d", resolution=image, channel_base=base, channel_max=most)
+    )
     return Pair(f"EG3D {size}", YARDS[size], generator, discriminator, discriminator)
 
 

@@ -8,7 +8,7 @@ from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.camera.rays import rays
 from styleavatar3d.gan.classic import Decoder as DecoderModule
 from styleavatar3d.gan.classic_config import ClassicConfig, ClassicDecoder, ClassicRendering
-from styleavatar3d.gan.classic_fused import can_fuse, effective, fused_rays, interleaved
+from styleavatar3d.gan.classic_fused import effective, fusable, render_fused, texels
 from styleavatar3d.gan.classic_renderer import EMPTY, crop_mask, ray_limits, render_rays, volume_features
 
 CASES = {
@@ -39,7 +39,7 @@ def test_fused_equals_plain(name):
     sizes = (4, 8, 16) if config.family == "pyramid" else (12,)
     levels = [torch.randn(2, 3, 8 * (depth or 1), size, size) * 2 for size in sizes]
     decoder = DecoderModule(8, config.decoder)
-    for layer in (decoder.net[0], decoder.net[2]):
+    for layer in decoder.layers:
         nn.init.normal_(layer.bias)
     origins, directions = rays(orbit_labels(torch.tensor([0.0, 70.0]), torch.zeros(2)), 6)
     limits = ray_limits(origins, directions, config.rendering)
@@ -58,9 +58,9 @@ def test_fused_equals_plain(name):
         field, origins, directions, *limits, *draws, disparity=config.rendering.disparity,
         white_background=config.rendering.white_background, signed=config.decoder.colors == "sigmoid",
     )  # fmt: skip
-    assert can_fuse(config)
-    found, found_ends = fused_rays(
-        [interleaved(level, depth) for level in levels], effective(decoder.net, len(levels)), config, origins,
+    assert fusable(config, origins)
+    found, found_ends = render_fused(
+        config, [texels(level, depth) for level in levels], effective(*decoder.layers, len(levels)), origins,
         directions, *limits, *draws,
     )  # fmt: skip
     torch.testing.assert_close(found_ends, ends, atol=1e-5, rtol=0)
@@ -72,5 +72,7 @@ def test_fused_equals_plain(name):
 
 
 def test_what_cannot_be_fused_is_known():
-    assert not can_fuse(ClassicConfig(family="panohead", grid_depth=1))
-    assert not can_fuse(ClassicConfig(family="eg3d", rendering=ClassicRendering(cull=0.5)))
+    origins = torch.zeros(1, 1, 3)
+    assert not fusable(ClassicConfig(family="panohead", grid_depth=1), origins)
+    assert not fusable(ClassicConfig(family="eg3d", rendering=ClassicRendering(cull=0.5)), origins)
+    assert not fusable(ClassicConfig(family="eg3d"), origins.requires_grad_())
