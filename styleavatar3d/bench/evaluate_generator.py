@@ -35,7 +35,8 @@ def distances(population: Population) -> dict[str, Any]:
     an untrained one; the same in each band of yaw; and how far its views are turned from their cameras."""
     job = population.job
     real = population.store("renders")
-    pictures = {of: population.store(of) for of in job.sources if of in ("generator", "untrained", "synthesised")}
+    fakes: tuple[Source, ...] = ("generator", "untrained", "synthesised")
+    pictures = {of: population.store(of) for of in fakes if of in job.sources}
     rows = [{"pictures of": of, "count": fake.count, **compared(real, fake)} for of, fake in pictures.items()]
     show(f"distance from held-out renders, {population.features.name} features", rows)
     table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"features": population.features.name}
