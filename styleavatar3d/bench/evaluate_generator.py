@@ -36,7 +36,7 @@ def distances(population: Population) -> dict[str, Any]:
     job = population.job
     real = population.store("renders")
     fakes: tuple[Source, ...] = ("generator", "untrained", "synthesised")
-    pictures = {of: population.store(of) for of in fakes if of in job.sources}
+    pictures: dict[Source, FeatureStore] = {of: population.store(of) for of in fakes if of in job.sources}
     rows = [{"pictures of": of, "count": fake.count, **compared(real, fake)} for of, fake in pictures.items()]
     show(f"distance from held-out renders, {population.features.name} features", rows)
     table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"features": population.features.name}
