@@ -136,8 +136,10 @@ def _materials(libraries: list[str], guard: Guard, folder: Path) -> dict[str, Pa
             except ValueError as error:
                 guard.refuse(f"line {number} of {library} is broken", got=" ".join(words)[:80], expected=str(error))
             if words[0] == "map_Kd":
-                image = _beside(words[-1], guard, folder)
-                picture = decode(image, guard, words[-1]) if image else None
+                options = words[1:2] and words[1].startswith("-")
+                file = words[-1] if options else " ".join(words[1:])
+                image = _beside(file, guard, folder)
+                picture = decode(image, guard, file) if image else None
             if name is not None and len(tint) == 3:
                 red, green, blue = (1.0 if picture is not None else channel**2.2 for channel in tint)
                 found[name] = Paint(name, (red, green, blue, 1.0), picture)

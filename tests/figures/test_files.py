@@ -181,6 +181,51 @@ def test_textures_colour_the_figure(tmp_path, bust):
     assert torch.allclose(figure.albedo(sight), torch.tensor([1.0, 0.0, 0.0]), atol=1e-3)
 
 
+QUARTERS = {(-1, 1): (255, 0, 0), (1, 1): (0, 255, 0), (-1, -1): (0, 0, 255), (1, -1): (255, 255, 255)}
+"""Colours of a picture's four quarters, by the sides of the bust that show them: right or left, upper or lower"""
+
+
+def textured(bust, folder, picture: str = "face.png", line: str = "map_Kd face.png"):
+    """The bust as an OBJ: hair in one colour, all else under a picture of four quarters. Its landmarks beside it."""
+    from PIL import Image
+
+    quarters = Image.new("RGB", (8, 8))
+    for (side, above), color in QUARTERS.items():
+        quarters.paste(color, (2 + 2 * side, 2 - 2 * above, 6 + 2 * side, 6 - 2 * above))
+    quarters.save(folder / picture)
+    (folder / "bust.mtl").write_text(f"newmtl hair\nKd 0.2 0.4 0.6\n\nnewmtl face\nKd 0 0.5 0\n{line}\n")
+    rows = [f"v {x:.6g} {y:.6g} {z:.6g}" for x, y, z in bust.vertices.tolist()]
+    rows += [f"vt {0.75 if x > 0 else 0.25} {0.75 if y > 0 else 0.25}" for x, y, _ in bust.vertices.tolist()]
+    for number, (a, b, c) in enumerate((bust.faces + 1).tolist()):
+        rows.append(f"usemtl {'hair' if bust.parts[number] == HAIR else 'face'}\nf {a}/{a} {b}/{b} {c}/{c}")
+    points = {name: bust.key_points[name].tolist() for name in ("left_eye", "right_eye", "left_ear", "right_ear")}
+    (folder / "points.json").write_text(json.dumps({"points": points}))
+    data = "\n".join(["mtllib bust.mtl", *rows]).encode()
+    return load(folder / "bust.obj", data, landmarks=folder / "points.json")
+
+
+def seen(figure):
+    """Positions and colours of what a camera before the figure sees."""
+    sight = rasterize(figure.vertices, figure.faces, Camera.orbit(0.0, 0.0).label()[None], 48, figure.closed)
+    return sight.interpolate(figure.vertices), figure.albedo(sight), figure.parts[sight.face]
+
+
+@pytest.mark.parametrize("line", ["map_Kd face.png", "map_Kd -s 1 1 1 -clamp on face.png", "map_Kd my face.png"])
+def test_pictures_that_a_material_file_names_colour_an_obj(tmp_path, bust, line):
+    where, color, part = seen(textured(bust, tmp_path, "my face.png" if "my" in line else "face.png", line))
+    assert torch.allclose(color[part == HAIR], torch.tensor([0.2, 0.4, 0.6]), atol=1e-3)
+    for (side, above), expected in QUARTERS.items():
+        here = (where[:, 0] * side > 0.05) & (where[:, 1] * above > 0.05) & (part != HAIR)
+        assert here.sum() > 10
+        assert torch.allclose(color[here], torch.tensor(expected) / 255, atol=1e-3), (side, above)
+
+
+def test_a_picture_that_is_not_there_leaves_its_material_plain(tmp_path, bust, caplog):
+    _, color, part = seen(textured(bust, tmp_path, line="map_Kd lost.png"))
+    assert torch.allclose(color[part != HAIR], torch.tensor([0.0, 0.5, 0.0]), atol=1e-3)
+    assert "lost.png is not there" in caplog.text
+
+
 def test_a_box_is_no_head(tmp_path):
     import trimesh
 
