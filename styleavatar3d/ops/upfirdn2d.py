@@ -128,8 +128,8 @@ def _pair(value: Pair) -> list[int]:
     return [value, value] if isinstance(value, int) else list(value)
 
 
-def _size(kernel: Tensor | None) -> tuple[int, int]:
-    """Width and height."""
+def _size(kernel: Tensor | None) -> tuple:
+    """Width and height; symbols while a graph is traced."""
     return (1, 1) if kernel is None else (kernel.shape[-1], kernel.shape[0])
 
 
@@ -184,8 +184,8 @@ def _layout(x: Tensor) -> torch.memory_format:
     return torch.channels_last if last else torch.contiguous_format
 
 
-def _result_size(shape, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int]) -> list:
-    """Rows and columns; symbols while a graph is traced."""
+def _result_size(shape, kernel: Tensor | None, up: list, down: list, padding: list) -> list:
+    """Rows and columns; also symbols."""
     (width, height), (left, right, top, bottom) = _size(kernel), padding
     tall = shape[2] * up[1] + top + bottom - height
     wide = shape[3] * up[0] + left + right - width
