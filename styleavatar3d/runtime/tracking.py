@@ -54,6 +54,12 @@ class Tracker:
             image = require("wandb", "wandb").Image(Image.open(io.BytesIO(data)))
             self._to_wandb({Path(name).parent.name or "picture": image})
 
+    def table(self, name: str, columns: list[str], rows: list[list[Any]]) -> None:
+        """Hand a table to the tracker; the run keeps what is in it in files of its own."""
+        if self._wandb is not None:
+            table = self._guard(require("wandb", "wandb").Table, columns=columns, data=rows)
+            self._to_wandb({name: table})
+
     def flush(self) -> None:
         """Make the log visible where the run is stored."""
         if self._temporary and self._path.exists():

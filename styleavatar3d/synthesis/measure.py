@@ -71,7 +71,7 @@ def recall(config: SynthesisConfig) -> Measured | None:
 
 def fingerprint(config: SynthesisConfig) -> str:
     """12 hex digits over all that decides how long a picture takes and how large it is."""
-    where = {"run", "fleet", "data"}
+    where = {"run", "fleet", "data", "track"}
     data = config.data.model_dump(mode="json", exclude={"count", "shard_size"})
     tree = [
         device_here(config),

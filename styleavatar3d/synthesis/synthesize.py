@@ -6,10 +6,8 @@ same command gives the same records whoever works, in whatever order, however of
 
 import hashlib
 import json
-import sys
-import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -20,9 +18,9 @@ from torch import Tensor
 from styleavatar3d.camera.cameras import view_name
 from styleavatar3d.config import RunConfig, Strict, save_config
 from styleavatar3d.figures.guidance import KINDS, GuidedView, guide
-from styleavatar3d.runtime.fleet import Fleet, FleetConfig, Work
+from styleavatar3d.runtime.fleet import FleetConfig, Work
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.runtime.tracking import clock
+from styleavatar3d.runtime.tracking import TrackConfig
 from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash
 from styleavatar3d.shards.parquet import finish as finish_manifest
 from styleavatar3d.shards.production import missing, produce
@@ -33,6 +31,7 @@ from styleavatar3d.synthesis.gates import Gatekeeper, GatesConfig, describe_judg
 from styleavatar3d.synthesis.masks import refine_masks
 from styleavatar3d.synthesis.overlap import encoded
 from styleavatar3d.synthesis.pipeline import PipelineConfig, SecondPass, describe
+from styleavatar3d.synthesis.report import Progress
 from styleavatar3d.synthesis.safety import Safety, SafetyConfig, policy_digest
 from styleavatar3d.synthesis.scenes import (
     HEADS_LICENCE,
@@ -77,11 +76,12 @@ class SynthesisConfig(Strict):
     gates: GatesConfig = GatesConfig()
     safety: SafetyConfig = SafetyConfig()
     fleet: FleetConfig = FleetConfig()
+    track: TrackConfig = TrackConfig()
 
     def identity(self, model: Model) -> str:
         """12 hex digits over all that decides the pictures, weights included; where they go and who works does not."""
         apart: Any = {
-            "fleet": True, "run": {"out"}, "model": {"device", "folder", "offline"}, "data": {"figures"},
+            "fleet": True, "track": True, "run": {"out"}, "model": {"device", "folder", "offline"}, "data": {"figures"},
             "prompts": {"file"}, "gates": {"weights"}, "safety": {"policy", "classifier"},
         }  # fmt: skip
         tree = self.model_dump(mode="json", exclude=apart) | {
@@ -100,10 +100,11 @@ def run(config: SynthesisConfig) -> dict[str, Any]:
     draw(config, 0)  # what cannot be drawn is said before anything is written
     plan = begin(storage, plan_of(config, model))
     storage.create("config.yaml", save_config(config).encode())
-    progress = _Progress(plan, len(missing(storage, plan)))
-    entries = produce(storage, plan, config.fleet, partial(prepare, config, model, storage), progress.add_shard)
-    if progress.made:
-        finish_manifest(storage)
+    progress = Progress(config.track, storage, config.model_dump(mode="json"), plan, len(missing(storage, plan)))
+    with closing(progress):
+        entries = produce(storage, plan, config.fleet, partial(prepare, config, model, storage), progress.add_shard)
+        if progress.made:
+            finish_manifest(storage)
     return {
         "out": storage.url,
         "pictures": sum(entry.count for entry in entries),
@@ -248,23 +249,3 @@ def one_thread() -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-class _Progress:
-    """One line on stderr a shard: how far, how fast, how long still."""
-
-    def __init__(self, plan: Plan, todo: int):
-        self.plan, self.todo, self.made, self.began = plan, todo, 0, time.monotonic()
-
-    def seconds(self) -> float:
-        return time.monotonic() - self.began
-
-    def add_shard(self, shard: int, fleet: Fleet) -> None:
-        self.made += 1
-        rate = self.made * self.plan.shard_size / self.seconds()
-        done = self.plan.shards - self.todo + self.made
-        pictures = min(done * self.plan.shard_size, self.plan.count)
-        left = clock(self.seconds() / self.made * (self.todo - self.made))
-        print(
-            f"synthesis  {pictures}/{self.plan.count} pictures  {rate:.1f}/s  {left} left", file=sys.stderr, flush=True
-        )
