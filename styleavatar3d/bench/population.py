@@ -29,7 +29,7 @@ from styleavatar3d.runtime.random import key, normal
 
 Source = Literal["renders", "generator", "untrained", "synthesised", "avatars", "figures"]
 SOLIDS = ("avatars", "figures")
-_PART, _AVATARS_A_PART, _BATCH, _UNTRAINED = 100, 5, 25, 500
+_BATCH, _UNTRAINED = 25, 500
 
 
 @dataclass(frozen=True)
@@ -53,6 +53,9 @@ class Job:
     """whether an untrained generator is measured beside it"""
     renders: str = ""
     """folder of what was measured of renders, where several jobs share it; `store` by default"""
+    part: int = 100
+    """pictures that are measured before anything is written"""
+    avatar_part: int = 5
 
     @property
     def sources(self) -> list[Source]:
@@ -119,7 +122,7 @@ class Population:
             about["generator"] = digest(self.generator.state_dict())
         if source == "synthesised":
             about["data"] = self.job.data
-        part = _AVATARS_A_PART if source in SOLIDS else _PART
+        part = self.job.avatar_part if source in SOLIDS else self.job.part
         place = self.job.store
         if source in ("renders", "figures"):
             place = self.job.renders or place

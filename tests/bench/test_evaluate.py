@@ -24,7 +24,9 @@ NOTHING = dict.fromkeys(("renders", "pairs", "samples", "avatars", "prompts", "r
 
 
 @pytest.fixture
-def folder(tmp_path: Path, diffusion: Path) -> Path:
+def folder(tmp_path: Path, diffusion: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr("styleavatar3d.miniature.renders._CHUNK", 3)  # figures: else 64 are drawn for two pictures
+    monkeypatch.setattr("styleavatar3d.miniature.renders.fingerprint", str)
     tiny.write_pipeline(tmp_path)
     shutil.copytree(diffusion, tmp_path / "diffusion")
     torch.manual_seed(0)

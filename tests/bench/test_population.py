@@ -43,15 +43,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch: pytest.MonkeyPatch) -> None:
-    for module, name, value in (
-        (population, "_PART", 3), (population, "_AVATARS_A_PART", 1), (avatars, "BUILDS", (0.5,)),
-        (avatars, "FACES", 1),
-    ):  # fmt: skip
-        monkeypatch.setattr(module, name, value)
+    monkeypatch.setattr(avatars, "BUILDS", (0.5,))
+    monkeypatch.setattr(avatars, "FACES", 1)
 
 
 def job(folder: Path, store: Path, **more) -> Job:
-    return Job(str(folder / "generator"), str(folder), str(store), **{"samples": 7, "avatars": 1} | more)
+    return Job(
+        str(folder / "generator"),
+        str(folder),
+        str(store),
+        **{"samples": 7, "avatars": 1, "part": 3, "avatar_part": 1} | more,
+    )
 
 
 def test_the_held_out_world_is_the_same_in_parts(folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,11 +96,9 @@ def test_two_processes_measure_what_one_measures(folder: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_workers_share_the_work(folder: Path, tmp_path: Path) -> None:
-    """Real processes; they know nothing of smaller parts, so both stores have the usual ones."""
-    population._PART, population._AVATARS_A_PART = 100, 5
     found = []
     for workers in (1, 2):
-        measured = Population(job(folder, tmp_path / str(workers), samples=130, avatars=0, untrained=False))
+        measured = Population(job(folder, tmp_path / str(workers), avatars=0, untrained=False))
         fill(measured, World(), workers)
         found.append(evaluate_generator.distances(measured))
     assert found[0] == found[1]
