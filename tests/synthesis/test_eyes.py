@@ -9,6 +9,7 @@ from synthesis.drawn import rendered_sample
 
 from styleavatar3d.assets import assets
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.figures.looks import draw_look
 from styleavatar3d.synthesis.eyes import MediaPipeEye, open_eye, turned, view_error, yaw_of_face
 
 
@@ -28,14 +29,20 @@ def test_a_face_that_points_to_the_left_of_the_picture_has_positive_yaw(yaw: flo
 @pytest.mark.skipif(not (assets() / "data/miniature/clip").is_dir(), reason="needs the shipped weights")
 def test_clip_tells_views_by_their_words():
     eye = open_eye("clip", assets() / "data/miniature/clip", "miniature")
-    yaws = (0.0, 90.0, -180.0, -90.0)
-    samples = [rendered_sample(yaw) for yaw in yaws]
+    looks, yaws = [draw_look(9, number) for number in range(12)], (0.0, 90.0, -180.0, -90.0)
+    samples = [rendered_sample(yaw, look=look) for look in looks for yaw in yaws]
+    opposite = [rendered_sample(yaw, turned_round(yaw), look=look) for look in looks for yaw in yaws]
     images = torch.stack([sample.image for sample in samples])
     right = eye.look(images, [sample.record for sample in samples])
-    wrong = eye.look(images, [sample.record for sample in samples[2:] + samples[:2]])
+    wrong = eye.look(images, [sample.record for sample in opposite])
     assert right["view"].mean() < 45 < 120 < wrong["view"].mean()
-    assert right["face"][0] > 0.6 > right["face"][2]
+    fronts, backs = right["face"][0::4], right["face"][2::4]
+    assert fronts.mean() > 0.5 > 2 * backs.mean()
     assert right["text"].mean() > wrong["text"].mean()
+
+
+def turned_round(yaw: float) -> float:
+    return yaw - 180 if yaw >= 0 else yaw + 180
 
 
 def test_media_pipe_says_what_it_lacks(tmp_path: Path):
