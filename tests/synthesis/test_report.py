@@ -1,4 +1,4 @@
-"""What a synthesis reports: the speed of each worker on the way, and at the end the verdict on every prompt and view."""
+"""What a synthesis reports: how fast each worker is on the way, and at the end the verdict on every prompt and view."""
 
 import json
 import time
