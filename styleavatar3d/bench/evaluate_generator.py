@@ -11,7 +11,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from styleavatar3d.bench.held_out import show
-from styleavatar3d.bench.population import Population, Source
+from styleavatar3d.bench.population import SOLIDS, Population, Source
 from styleavatar3d.camera.cameras import yaw_pitch
 from styleavatar3d.figures.looks import WORDS
 from styleavatar3d.metrics.consistency import (
@@ -35,7 +35,8 @@ def distances(population: Population) -> dict[str, Any]:
     an untrained one; the same in each band of yaw; and how far its views are turned from their cameras."""
     job = population.job
     real = population.store("renders")
-    pictures = {of: population.store(of) for of in job.sources if of in ("generator", "untrained", "synthesised")}
+    fakes: list[Source] = [of for of in job.sources if of not in ("renders", *SOLIDS)]
+    pictures = {of: population.store(of) for of in fakes}
     rows = [{"pictures of": of, "count": fake.count, **compared(real, fake)} for of, fake in pictures.items()]
     show(f"distance from held-out renders, {population.features.name} features", rows)
     table: dict[str, Any] = {row["pictures of"]: row for row in rows} | {"features": population.features.name}
@@ -65,7 +66,7 @@ def compared(real: FeatureStore, fake: FeatureStore) -> dict[str, float | None]:
     return distance | {"precision": round(shares.precision, 3), "recall": round(shares.recall, 3)}
 
 
-def bands(population: Population, real: FeatureStore, pictures: Mapping[Source, FeatureStore]) -> list[dict[str, Any]]:
+def bands(population: Population, real: FeatureStore, pictures: Mapping[str, FeatureStore]) -> list[dict[str, Any]]:
     """FID and KID among the views of each band; None where there are too few."""
     rows = []
     for name, (low, high) in BANDS.items():
