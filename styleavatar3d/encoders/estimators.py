@@ -76,13 +76,10 @@ class Estimator(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> Reading:
         """Pictures in [-1, 1] -> directions, logits and places."""
-        x = self.first(images.contiguous(memory_format=torch.channels_last))
-        levels = []
-        for layer in self.down:
-            x = layer(x)
-            levels.append(x)
+        levels = self.levels(images)
+        x = levels[-1]
         said = self.say(F.silu(x).flatten(1))
-        for up, join, skipped in zip(self.up, self.join, levels[-2::-1], strict=True):
+        for up, join, skipped in zip(self.up, self.join, levels[-2:0:-1], strict=True):
             x = join(skipped + F.interpolate(up(x), scale_factor=2.0, mode="nearest"))
         sizes = [3, 1, len(self.names), *(len(words) for words in WORDS.values())]
         direction, face, visible, *words = said.split(sizes, 1)
@@ -90,13 +87,25 @@ class Estimator(nn.Module):
             direction, face[:, 0], dict(zip(WORDS, words, strict=True)), mean_place(self.place(F.silu(x))), visible
         )
 
+    def levels(self, images: Float[Tensor, "batch 3 64 64"]) -> list[Float[Tensor, "batch _channel _rows _columns"]]:
+        """What it sees in pictures in [-1, 1], at 32, 16, 8 and 4 cells a side."""
+        levels = [self.first(images.contiguous(memory_format=torch.channels_last))]
+        for layer in self.down:
+            levels.append(layer(levels[-1]))
+        return levels
+
+    @staticmethod
+    def fitted(images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 64 64"]:
+        """Square pictures at the size that the network reads."""
+        if images.shape[-1] == _SIZE:
+            return images
+        return F.interpolate(images, (_SIZE, _SIZE), mode="bilinear", antialias=True)
+
     @torch.no_grad()
     def estimate(self, images: Float[Tensor, "batch 3 size size"]) -> Estimate:
         """What is seen in square pictures of any size, in [-1, 1]."""
         size = images.shape[-1]
-        if size != _SIZE:
-            images = F.interpolate(images, (_SIZE, _SIZE), mode="bilinear", antialias=True)
-        parts = [self(some) for some in images.split(_AT_ONCE)]
+        parts = [self(some) for some in self.fitted(images).split(_AT_ONCE)]
         direction, face, landmarks, visible = (
             torch.cat([getattr(part, name) for part in parts]) for name in ("direction", "face", "landmarks", "visible")
         )

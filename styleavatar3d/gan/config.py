@@ -6,6 +6,7 @@ from styleavatar3d.config import RunConfig, Strict
 from styleavatar3d.gan.discriminator import DiscriminatorConfig
 from styleavatar3d.gan.generator import GeneratorConfig
 from styleavatar3d.gan.labels import LabelConfig
+from styleavatar3d.gan.perception import PerceptionConfig
 from styleavatar3d.gan.reconstruction import EncoderConfig
 from styleavatar3d.gan.schedule import Schedule
 from styleavatar3d.gan.views import DataConfig
@@ -13,13 +14,14 @@ from styleavatar3d.runtime.tracking import TrackConfig
 
 
 class GanModel(Strict):
-    """The two networks and the label that joins them; the encoder of a warm start; `start` is a folder of generator
-    weights to begin from."""
+    """The two networks and the label that joins them; the encoder of a warm start, and what looks at pictures beside
+    the discriminator; `start` is a folder of generator weights to begin from."""
 
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     label: LabelConfig = LabelConfig()
     encoder: EncoderConfig | None = None
+    perception: PerceptionConfig | None = None
     start: str = ""
 
     @model_validator(mode="after")
@@ -47,6 +49,8 @@ class GanTrain(Strict):
     penalty_interval: int = Field(default=16, gt=0)
     anchor_interval: int = Field(default=0, ge=0)
     """every how many steps after `warm_kimg` the generator reconstructs too, which keeps its heads round; 0: never"""
+    anchor_rate: float = Field(default=1.0, gt=0)
+    """the learning rate of those steps, as a multiple of `encoder.rate`"""
     mask_uncertainty: float = 0.0
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
@@ -80,8 +84,8 @@ class GanConfig(Strict):
             raise ValueError("train.anchor_interval needs model.encoder")
         if self.model.encoder and self.model.generator.super_resolution_width:
             raise ValueError("model.encoder works without super-resolution only: leave it out, and warm_kimg at 0")
-        if self.model.encoder and self.model.encoder.resolution > start:
-            raise ValueError(f"model.encoder.resolution must be start_resolution, {start}, or below")
+        if self.model.encoder and self.model.encoder.resolution > final:
+            raise ValueError(f"model.encoder.resolution must be that of the pictures, {final}, or below")
         if self.model.generator.super_resolution_width and start != final:
             raise ValueError("with super-resolution the resolution cannot grow: start_resolution must be the final one")
         return self

@@ -14,12 +14,14 @@ from styleavatar3d.errors import StyleAvatarError
 Points = Float[Tensor, "batch point 3"]
 
 
-def generator_loss(fake_logits: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
+def generator_loss(fake_logits: Float[Tensor, "batch *verdicts"]) -> Float[Tensor, ""]:
     """Non-saturating logistic loss (Goodfellow et al. 2014)."""
     return F.softplus(-fake_logits).mean()
 
 
-def discriminator_loss(real_logits: Float[Tensor, "batch"], fake_logits: Float[Tensor, "batch"]) -> Float[Tensor, ""]:
+def discriminator_loss(
+    real_logits: Float[Tensor, "batch *verdicts"], fake_logits: Float[Tensor, "batch *verdicts"]
+) -> Float[Tensor, ""]:
     """Logistic loss of telling reals from fakes."""
     return F.softplus(-real_logits).mean() + F.softplus(fake_logits).mean()
 

@@ -17,6 +17,7 @@ from styleavatar3d.gan.backbone import Linear, fast_dtype, leaky
 from styleavatar3d.gan.depth import SOLID, of_rendering
 from styleavatar3d.gan.discriminator import Convolution, ResidualBlock
 from styleavatar3d.gan.generator import Generator, Jitter
+from styleavatar3d.gan.perception import Perception, perceptual_distance
 from styleavatar3d.gan.views import Reals
 
 LOG_VARIANCE = (-8.0, 4.0)
@@ -83,8 +84,13 @@ def reconstruction_loss(
     jitter: Jitter,
     plane_resolution: int,
     fade: float,
+    perception: Perception | None = None,
+    perceived: float = 0.0,
 ) -> tuple[Float[Tensor, ""], dict[str, float]]:
-    """How far the generator's view from the camera of `wanted` is from it, given a code read from `shown`."""
+    """How far the generator's view from the camera of `wanted` is from it, given a code read from `shown`.
+
+    What `perception` sees counts `perceived` times beside the pixels.
+    """
     mean, log_variance = encoder(shown.images, shown.masks)
     codes = generator.mapping(mean + (log_variance / 2).exp() * noise)
     planes = generator.planes(codes, resolution=plane_resolution, fade=fade)
@@ -100,5 +106,9 @@ def reconstruction_loss(
         both = (wanted.masks > SOLID) & (view.mask.detach() > SOLID)
         parts["depth"] = ((depth - wanted.depths).abs() * both).sum() / both.sum().clamp(min=1)
         weights["depth"] = encoder.config.depth
+    if perception is not None and perceived:
+        with torch.no_grad():
+            theirs = perception(wanted.images)
+        parts["features"], weights["features"] = perceptual_distance(perception(view.image), theirs), perceived
     loss = torch.stack([weights.get(name, 1.0) * part for name, part in parts.items()]).sum()
     return loss, {f"reconstruction_{name}": part.item() for name, part in parts.items()}

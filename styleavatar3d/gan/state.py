@@ -10,6 +10,7 @@ from styleavatar3d.assets import shipped
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.perception import Heads, Perception
 from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.storage import Storage
@@ -29,6 +30,10 @@ class TrainState:
     reconstruction_optimizer: torch.optim.Adam | None = None
     """Of encoder and generator; its own, as an optimiser shared with the adversarial loss would let the larger
     gradients set the pace of the smaller."""
+    perception: Perception | None = None
+    """frozen: no part of a checkpoint"""
+    heads: Heads | None = None
+    heads_optimizer: torch.optim.Adam | None = None
     seen: int = 0
 
     @classmethod
@@ -42,8 +47,14 @@ class TrainState:
             discriminator = Discriminator(config.model.discriminator).to(device)
             reader = config.model.encoder
             encoder = Encoder(reader, config.model.generator.z_dim).to(device) if reader else None
+            seeing = config.model.perception
+            perception = Perception.from_pretrained(seeing.folder, device) if seeing else None
+            heads = None
+            if seeing and perception and seeing.adversarial:
+                heads = Heads(perception.widths, seeing.width, config.model.label.size).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
+        smooth = options | {"betas": (0.9, 0.99)}  # nobody answers to what reconstructs, so it may gather speed
         return cls(
             generator,
             discriminator,
@@ -51,7 +62,10 @@ class TrainState:
             torch.optim.Adam(generator.parameters(), config.train.generator_rate, **options),
             torch.optim.Adam(discriminator.parameters(), config.train.discriminator_rate, **options),
             encoder,
-            torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **options) if encoder else None,
+            torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **smooth) if encoder else None,
+            perception,
+            heads,
+            torch.optim.Adam(heads.parameters(), config.train.discriminator_rate, **options) if heads else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -60,15 +74,16 @@ class TrainState:
             "discriminator": self.discriminator,
             "average": self.average,
         }
-        return networks | ({"encoder": self.encoder} if self.encoder else {})
+        some = {"encoder": self.encoder, "heads": self.heads}
+        return networks | {name: network for name, network in some.items() if network}
 
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         optimizers = {
             "generator_optimizer": self.generator_optimizer,
             "discriminator_optimizer": self.discriminator_optimizer,
         }
-        reconstruction = self.reconstruction_optimizer
-        return optimizers | ({"reconstruction_optimizer": reconstruction} if reconstruction else {})
+        some = {"reconstruction_optimizer": self.reconstruction_optimizer, "heads_optimizer": self.heads_optimizer}
+        return optimizers | {name: optimizer for name, optimizer in some.items() if optimizer}
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs, by name."""

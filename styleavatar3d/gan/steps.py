@@ -9,7 +9,14 @@ from styleavatar3d.gan.depth import of_rendering
 from styleavatar3d.gan.discriminator import pictures_for
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.labels import view_labels
-from styleavatar3d.gan.losses import discriminator_loss, generator_loss, gradient_penalty, mask_uncertainty
+from styleavatar3d.gan.losses import (
+    discriminator_loss,
+    generator_loss,
+    gradient_penalty,
+    mask_uncertainty,
+    reach,
+    squared_gradients,
+)
 from styleavatar3d.gan.reconstruction import reconstruction_loss
 from styleavatar3d.gan.schedule import Phase
 from styleavatar3d.gan.state import TrainState
@@ -17,15 +24,19 @@ from styleavatar3d.gan.views import FakeDraws, Pairs, Reals
 from styleavatar3d.runtime.distributed import World
 
 
-def reconstruction_step(state: TrainState, pairs: Pairs, phase: Phase, world: World) -> dict[str, float]:
+def reconstruction_step(
+    state: TrainState, pairs: Pairs, config: GanConfig, phase: Phase, world: World
+) -> dict[str, float]:
     """Update encoder and generator by what they reconstruct."""
     generator, encoder, optimizer = state.generator, state.encoder, state.reconstruction_optimizer
     assert encoder and optimizer, "what reconstructs has an encoder: see GanConfig"
     size = generator.config.plane_resolution * phase.resolution // generator.config.image_resolution
-    loss, values = reconstruction_loss(generator, encoder, *pairs, size, phase.fade)
+    perceived = config.model.perception.reconstruction if config.model.perception else 0.0
+    loss, values = reconstruction_loss(generator, encoder, *pairs, size, phase.fade, state.perception, perceived)
     optimizer.zero_grad(set_to_none=True)
     loss.backward()
-    descend(torch.nn.ModuleList([generator, encoder]), optimizer, encoder.config.rate * phase.rate, world)
+    rate = encoder.config.rate * phase.rate * (1.0 if phase.warm else config.train.anchor_rate)
+    descend(torch.nn.ModuleList([generator, encoder]), optimizer, rate, world)
     return values
 
 
@@ -41,6 +52,11 @@ def generator_step(
     logits = state.discriminator(pictures, labels, fade=phase.fade)
     state.discriminator.requires_grad_(True)
     loss = generator_loss(logits)
+    if state.heads and state.perception and config.model.perception:
+        state.heads.requires_grad_(False)
+        verdicts = state.heads(state.perception(pictures[:, :3]), labels)
+        state.heads.requires_grad_(True)
+        loss = loss + config.model.perception.adversarial * generator_loss(verdicts)
     if config.train.mask_uncertainty:
         loss = loss + config.train.mask_uncertainty * mask_uncertainty(mask)
     state.generator_optimizer.zero_grad(set_to_none=True)
@@ -96,6 +112,32 @@ def discriminator_step(
     state.discriminator_optimizer.zero_grad(set_to_none=True)
     loss.backward()
     descend(state.discriminator, state.discriminator_optimizer, config.train.discriminator_rate * phase.rate, world)
+    return values
+
+
+def heads_step(
+    state: TrainState, reals: Reals, fakes: tuple[Tensor, Tensor], config: GanConfig, phase: Phase, world: World
+) -> dict[str, float]:
+    """Update the heads on features, if there are any; with a gradient penalty as often as the discriminator's."""
+    heads, perception, optimizer, seeing = state.heads, state.perception, state.heads_optimizer, config.model.perception
+    if not (heads and perception and optimizer and seeing):
+        return {}
+    with torch.no_grad():
+        seen, made = perception(reals.images), perception(fakes[0][:, :3])
+    labels = view_labels(reals.labels, reals.label_draws, config.model.label)
+    real_logits, fake_logits = heads(seen, labels), heads(made, fakes[1])
+    loss = discriminator_loss(real_logits, fake_logits)
+    values = {"heads_real": real_logits.mean().item(), "heads_fake": fake_logits.mean().item()}
+    interval = config.train.penalty_interval
+    if seeing.penalty and state.seen // config.train.batch % interval == 0:
+        levels = {str(index): level for index, level in enumerate(seen)}
+        squares = squared_gradients(lambda **parts: heads.spread(list(parts.values()), labels), levels)
+        penalty = torch.stack(list(squares.values())).sum() + reach(heads)
+        loss = loss + penalty * (seeing.penalty / 2 * interval)
+        values["heads_penalty"] = penalty.item()
+    optimizer.zero_grad(set_to_none=True)
+    loss.backward()
+    descend(heads, optimizer, config.train.discriminator_rate * phase.rate, world)
     return values
 
 

@@ -15,7 +15,7 @@ from styleavatar3d.gan.losses import average_decay, update_average
 from styleavatar3d.gan.schedule import Phase, phase_at
 from styleavatar3d.gan.snapshots import sample_sheet, turntable
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.steps import discriminator_step, generator_step, make_fakes, reconstruction_step
+from styleavatar3d.gan.steps import discriminator_step, generator_step, heads_step, make_fakes, reconstruction_step
 from styleavatar3d.gan.views import Sampler, Views, load_views
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal
 from styleavatar3d.runtime.distributed import connect
@@ -48,7 +48,7 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
             values: dict[str, float] = {}
             if phase.warm or anchored(state.seen, config):
                 pairs = sampler.pairs(first, share, z_dim, phase.resolution, phase.samples)
-                values |= reconstruction_step(state, pairs, phase, world)
+                values |= reconstruction_step(state, pairs, config, phase, world)
             if not phase.warm:
                 draws = sampler.fakes(first, share, z_dim, phase.samples)
                 pictures, labels, scalars = generator_step(state, draws, config, phase, world)
@@ -58,6 +58,7 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
                         pictures, labels, _ = make_fakes(state.generator, again, config, phase)
                 reals = sampler.reals(first, share, phase.resolution)
                 values |= scalars | discriminator_step(state, reals, (pictures, labels), config, phase, world)
+                values |= heads_step(state, reals, (pictures, labels), config, phase, world)
             state.seen += config.train.batch
             half_life = config.train.average_half_life_kimg * 1000
             update_average(state.average, state.generator, average_decay(config.train.batch, state.seen, half_life))

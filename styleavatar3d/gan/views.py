@@ -143,7 +143,7 @@ class Sampler:
         return self._look(chosen, draws, resolution)
 
     def pairs(self, first: int, count: int, z_dim: int, resolution: int, samples: tuple[int, int]) -> Pairs:
-        """Views as `reals` draws them, each after another view, or the same one, of its figure."""
+        """Views as `reals` draws them, each after another view, or the same one, of its figure at full size."""
         wanted = self.pool[torch.as_tensor(indices_at(self.seed, first, count, len(self.pool)))]
         draws = torch.stack([uniform(self.seed, "pair", first + i, 3 + sum(samples)) for i in range(count)])
         own = torch.stack([wanted, wanted + 1], 1)
@@ -151,7 +151,8 @@ class Sampler:
         shown = begin + (draws[:, 2] * (end - begin)).long()
         noise = normal(self.seed, "pair noise", first, (count, z_dim)).to(self.device)
         jitter = Jitter(*(part.contiguous().to(self.device) for part in draws[:, None, 3:].split(samples, -1)))
-        return Pairs(self._look(shown, draws, resolution), self._look(wanted, draws, resolution), noise, jitter)
+        whole = self._look(shown, draws, self.views.images.shape[-1])
+        return Pairs(whole, self._look(wanted, draws, resolution), noise, jitter)
 
     def _look(self, chosen: Tensor, draws: Tensor, resolution: int) -> Reals:
         images = self.views.images[chosen].float() / 127.5 - 1
