@@ -48,12 +48,13 @@ def pixel_norm(x: Float[Tensor, "batch channel"]) -> Float[Tensor, "batch channe
 
 
 class Mapping(nn.Module):
-    """z -> w, with a learning rate of one hundredth as in StyleGAN."""
+    """z -> w, with a learning rate of one hundredth as in StyleGAN; layers before the last have `width` numbers, or as
+    many as w if that is 0."""
 
-    def __init__(self, z_dim: int, w_dim: int, layers: int):
+    def __init__(self, z_dim: int, w_dim: int, layers: int, width: int = 0):
         super().__init__()
-        sizes = [z_dim] + [w_dim] * layers
-        self.layers = nn.ModuleList(Linear(i, o, rate=0.01) for i, o in zip(sizes, sizes[1:], strict=False))
+        sizes, self.rate = [z_dim, *[width or w_dim] * (layers - 1), w_dim], 0.01
+        self.layers = nn.ModuleList(Linear(i, o, rate=self.rate) for i, o in zip(sizes, sizes[1:], strict=False))
 
     def forward(self, z: Float[Tensor, "batch z"]) -> Float[Tensor, "batch w"]:
         x = pixel_norm(z)

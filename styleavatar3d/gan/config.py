@@ -9,6 +9,7 @@ from styleavatar3d.gan.labels import LabelConfig
 from styleavatar3d.gan.perception import PerceptionConfig
 from styleavatar3d.gan.reconstruction import EncoderConfig
 from styleavatar3d.gan.schedule import Schedule
+from styleavatar3d.gan.transport import TransportConfig
 from styleavatar3d.gan.views import DataConfig
 from styleavatar3d.runtime.tracking import TrackConfig
 
@@ -21,6 +22,7 @@ class GanModel(Strict):
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     label: LabelConfig = LabelConfig()
     encoder: EncoderConfig | None = None
+    transport: TransportConfig = TransportConfig()
     perception: PerceptionConfig | None = None
     start: str = ""
 

@@ -31,7 +31,8 @@ class GeneratorConfig(Strict):
 
     z_dim: int = 128
     w_dim: int = 128
-    mapping_layers: int = 2
+    mapping_layers: int = Field(default=2, ge=1)
+    mapping_width: int = Field(default=0, ge=0)
     widths: tuple[int, ...] = (128, 128, 128, 96, 48)
     resolution: int = 64
     plane_channels: int = 16
@@ -136,7 +137,7 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         channels = plane_slices(config.depths) * config.plane_channels
-        self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers)
+        self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_width)
         front = config.depths[0] * config.plane_channels
         self.synthesis = Synthesis(config.widths, channels, config.w_dim, (config.side_resolution, front))
         self.renderer = Renderer(

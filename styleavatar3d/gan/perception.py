@@ -104,5 +104,5 @@ class Head(nn.Module):
         self.look = Convolution(width, width, 3)
         self.verdict = Convolution(width, width, 1, active=False)
 
-    def forward(self, level: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch width 16"]:
+    def forward(self, level: Float[Tensor, "batch channel rows columns"]) -> Float[Tensor, "batch width 16"]:
         return self.verdict(self.look(self.blocks(self.entry(level)))).flatten(2)

@@ -13,12 +13,13 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from styleavatar3d.config import Strict
-from styleavatar3d.gan.backbone import Linear, fast_dtype, leaky
+from styleavatar3d.gan.backbone import Linear, Mapping, fast_dtype, leaky
 from styleavatar3d.gan.depth import SOLID, of_rendering
 from styleavatar3d.gan.discriminator import Convolution, ResidualBlock
 from styleavatar3d.gan.generator import Generator, Jitter
 from styleavatar3d.gan.perception import Perception, perceptual_distance
-from styleavatar3d.gan.views import Reals
+from styleavatar3d.gan.views import Reals, Views
+from styleavatar3d.runtime.random import normal
 
 LOG_VARIANCE = (-8.0, 4.0)
 """Where the encoder's logarithms of variances are cut off."""
@@ -31,7 +32,7 @@ class EncoderConfig(Strict):
     widths: tuple[int, ...] = (64, 112, 128, 128)
     rate: float = Field(default=0.002, gt=0)
     """learning rate of encoder and generator"""
-    divergence: float = Field(default=3e-4, gt=0)
+    divergence: float = Field(default=3e-5, gt=0)
     """weight of the divergence of codes from a normal distribution, in nats, beside differences in [0, 2]"""
     depth: float = Field(default=0.3, ge=0)
     """weight of the difference of depths; above 0 the data has to bring depth guidance"""
@@ -44,9 +45,12 @@ class EncoderConfig(Strict):
 
 
 class Encoder(nn.Module):
-    """A picture with its mask -> mean and log variance of the latent it may have come from."""
+    """A picture with its mask -> mean and log variance of a latent, and latents -> style codes.
 
-    def __init__(self, config: EncoderConfig, z_dim: int):
+    It has a mapping network of its own; the generator's learns where codes lie when this one is done (`transport`).
+    """
+
+    def __init__(self, config: EncoderConfig, z_dim: int, w_dim: int):
         super().__init__()
         self.config = config
         widths = config.widths
@@ -55,6 +59,7 @@ class Encoder(nn.Module):
         self.last = Convolution(widths[-1], widths[-1], 3)
         self.flat = Linear(widths[-1] * 16, 2 * z_dim)
         self.latent = Linear(2 * z_dim, 2 * z_dim)
+        self.map = Mapping(z_dim, w_dim, 2)
 
     def forward(
         self, image: Float[Tensor, "batch 3 height width"], mask: Float[Tensor, "batch 1 height width"]
@@ -68,6 +73,31 @@ class Encoder(nn.Module):
         x = leaky(self.flat(self.last(x.to(self.last.weight.dtype)).flatten(1)))
         mean, log_variance = self.latent(x).chunk(2, 1)
         return mean, log_variance.clamp(*LOG_VARIANCE)
+
+    def code(
+        self,
+        image: Float[Tensor, "batch 3 height width"],
+        mask: Float[Tensor, "batch 1 height width"],
+        noise: Float[Tensor, "batch z"],
+    ) -> tuple[Float[Tensor, "batch w"], Float[Tensor, ""]]:
+        """A style code that the picture may have, drawn with `noise`, and the divergence of what it was drawn from."""
+        mean, log_variance = self(image, mask)
+        return self.map(mean + (log_variance / 2).exp() * noise), divergence(mean, log_variance)
+
+
+@torch.no_grad()
+def codes_of(encoder: Encoder, views: Views, seed: int, draws: int = 4) -> Float[Tensor, "count w"]:
+    """Codes that the pictures of a data set and their mirror images may have, `draws` of each."""
+    parts, device = [], encoder.flat.weight.device
+    for first in range(0, len(views.images), 256):
+        images = views.images[first : first + 256].to(device).float() / 127.5 - 1
+        masks = views.masks[first : first + 256].to(device).float() / 255
+        both = torch.cat([images * masks, (images * masks).flip(-1)]), torch.cat([masks, masks.flip(-1)])
+        mean, log_variance = encoder(*both)
+        noise = normal(seed, "codes of", first, (draws * len(mean), mean.shape[1])).to(mean)
+        latents = mean.repeat(draws, 1) + (log_variance / 2).exp().repeat(draws, 1) * noise
+        parts.append(encoder.map(latents))
+    return torch.cat(parts)
 
 
 def divergence(mean: Float[Tensor, "batch z"], log_variance: Float[Tensor, "batch z"]) -> Float[Tensor, ""]:
@@ -91,14 +121,14 @@ def reconstruction_loss(
 
     What `perception` sees counts `perceived` times beside the pixels.
     """
-    mean, log_variance = encoder(shown.images, shown.masks)
-    codes = generator.mapping(mean + (log_variance / 2).exp() * noise)
+    code, nats = encoder.code(shown.images, shown.masks, noise)
+    codes = code[:, None].expand(-1, generator.config.slots, -1)
     planes = generator.planes(codes, resolution=plane_resolution, fade=fade)
     view = generator.render(planes, wanted.labels, wanted.images.shape[-1], jitter=jitter, codes=codes)
     parts = {
         "image": (view.image - wanted.images).abs().mean(),
         "mask": (view.mask - wanted.masks).abs().mean(),
-        "divergence": divergence(mean, log_variance),
+        "divergence": nats,
     }
     weights = {"divergence": encoder.config.divergence}
     if encoder.config.depth:

@@ -35,6 +35,8 @@ class TrainState:
     heads: Heads | None = None
     heads_optimizer: torch.optim.Adam | None = None
     seen: int = 0
+    drawing: bool = False
+    """whether the generator draws codes like the encoder's, from where it goes on with a discriminator"""
 
     @classmethod
     def fresh(cls, config: GanConfig, device: torch.device) -> "TrainState":
@@ -45,8 +47,8 @@ class TrainState:
             if config.model.start:
                 load_weights(generator, Storage.open(shipped(config.model.start)))
             discriminator = Discriminator(config.model.discriminator).to(device)
-            reader = config.model.encoder
-            encoder = Encoder(reader, config.model.generator.z_dim).to(device) if reader else None
+            reader, sizes = config.model.encoder, (config.model.generator.z_dim, config.model.generator.w_dim)
+            encoder = Encoder(reader, *sizes).to(device) if reader else None
             seeing = config.model.perception
             perception = Perception.from_pretrained(seeing.folder, device) if seeing else None
             heads = None
@@ -87,7 +89,10 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         """Everything a checkpoint needs, by name."""
-        found = {f"{k}.{name}": value for k, net in self.networks().items() for name, value in net.state_dict().items()}
+        found = {"drawing": torch.tensor(self.drawing)} if self.encoder else {}
+        found |= {
+            f"{k}.{name}": value for k, net in self.networks().items() for name, value in net.state_dict().items()
+        }
         for name, optimizer in self.optimizers().items():
             found |= optimizer_tensors(optimizer, name)
         return found
@@ -101,3 +106,4 @@ class TrainState:
         for name, optimizer in self.optimizers().items():
             load_optimizer(optimizer, checkpoint.tensors, name)
         self.seen = checkpoint.position
+        self.drawing = bool(checkpoint.tensors.get("drawing", False))

@@ -17,10 +17,11 @@ from styleavatar3d.gan.losses import (
     reach,
     squared_gradients,
 )
-from styleavatar3d.gan.reconstruction import reconstruction_loss
+from styleavatar3d.gan.reconstruction import codes_of, reconstruction_loss
 from styleavatar3d.gan.schedule import Phase
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.views import FakeDraws, Pairs, Reals
+from styleavatar3d.gan.transport import carry
+from styleavatar3d.gan.views import FakeDraws, Pairs, Reals, Views
 from styleavatar3d.runtime.distributed import World
 
 
@@ -38,6 +39,18 @@ def reconstruction_step(
     rate = encoder.config.rate * phase.rate * (1.0 if phase.warm else config.train.anchor_rate)
     descend(torch.nn.ModuleList([generator, encoder]), optimizer, rate, world)
     return values
+
+
+def begin_to_draw(state: TrainState, views: Views, config: GanConfig, world: World) -> dict[str, float]:
+    """Once, between reconstruction and discriminator: let the generator draw codes like those of the data."""
+    assert state.encoder
+    codes = codes_of(state.encoder, views, config.run.seed)
+    fit = carry(state.generator.map, codes, config.model.transport, config.run.seed)
+    for parameter in state.generator.map.parameters():  # machines may round differently
+        parameter.data.copy_(world.average(parameter.data))
+    state.average.map.load_state_dict(state.generator.map.state_dict())
+    state.drawing = True
+    return {"codes_off": fit.mapping, "flow_off": fit.flow}
 
 
 def generator_step(

@@ -15,7 +15,14 @@ from styleavatar3d.gan.losses import average_decay, update_average
 from styleavatar3d.gan.schedule import Phase, phase_at
 from styleavatar3d.gan.snapshots import sample_sheet, turntable
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.steps import discriminator_step, generator_step, heads_step, make_fakes, reconstruction_step
+from styleavatar3d.gan.steps import (
+    begin_to_draw,
+    discriminator_step,
+    generator_step,
+    heads_step,
+    make_fakes,
+    reconstruction_step,
+)
 from styleavatar3d.gan.views import Sampler, Views, load_views
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal
 from styleavatar3d.runtime.distributed import connect
@@ -46,6 +53,8 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
         while state.seen < schedule.images:
             phase, first = phase_at(schedule, state.seen, resolution), state.seen + world.rank * share
             values: dict[str, float] = {}
+            if state.encoder and not phase.warm and not state.drawing:
+                values |= begin_to_draw(state, shown, config, world)
             if phase.warm or anchored(state.seen, config):
                 pairs = sampler.pairs(first, share, z_dim, phase.resolution, phase.samples)
                 values |= reconstruction_step(state, pairs, config, phase, world)

@@ -14,7 +14,7 @@ from styleavatar3d.gan.labels import view_labels
 from styleavatar3d.gan.losses import gradient_penalty
 from styleavatar3d.gan.schedule import phase_at
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.steps import discriminator_step, generator_step
+from styleavatar3d.gan.steps import discriminator_step, generator_step, heads_step
 from styleavatar3d.gan.train import GanConfig
 from styleavatar3d.gan.views import FakeDraws, Reals, Sampler, Views
 from styleavatar3d.runtime.distributed import connect
@@ -42,6 +42,8 @@ def run() -> dict[str, torch.Tensor]:
     state = TrainState.fresh(config, world.device)
     for network in state.networks().values():
         network.double()
+    assert state.perception
+    state.perception.double()
     phase = phase_at(config.train.schedule, 40, 16)
     for _ in range(2):
         first = state.seen + world.rank * share
@@ -49,6 +51,7 @@ def run() -> dict[str, torch.Tensor]:
         reals: Reals = double(sampler.reals(first, share, phase.resolution))
         pictures, labels, _ = generator_step(state, draws, config, phase, world)
         discriminator_step(state, reals, (pictures, labels), config, phase, world)
+        heads_step(state, reals, (pictures, labels), config, phase, world)
         state.seen += BATCH
     pictures = pictures_for(reals.images, reals.masks, reals.depths)
     labels = view_labels(reals.labels, reals.label_draws, config.model.label)
