@@ -7,6 +7,7 @@ known slip is undone in turn, and the one after which the cameras look at the pi
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
 
@@ -24,10 +25,10 @@ _PIVOT = 0.35
 """how far from the origin, in units, the cameras may aim: the head's own radius, about"""
 
 
-def camera_mistakes(labels: Sequence[Sequence[float]], size: int | None = None) -> list[Mistake]:
-    """The mistakes in labels of 25 numbers each; none for sound ones. `size` is the pictures' side in pixels, if known.
+def camera_mistakes(labels: Sequence[Sequence[Any]], size: int | None = None) -> list[Mistake]:
+    """The mistakes in labels of 25 numbers each, or of whatever a stranger wrote there; none for sound ones.
 
-    Labels that hold one mistake are not looked at for the next.
+    `size` is the pictures' side in pixels, if known. Labels that hold one mistake are not looked at for the next.
     """
     found, good = _numbers(labels)
     for check in (_matrices, _world, check_intrinsics, check_framing):
@@ -61,7 +62,7 @@ def describe(mistake: Mistake, keys: Sequence[str]) -> str:
     return f"{mistake.name}: {mistake.what} ({shown}{rest}); {mistake.remedy}"
 
 
-def _numbers(labels: Sequence[Sequence[float]]) -> tuple[list[Mistake], list[int]]:
+def _numbers(labels: Sequence[Sequence[Any]]) -> tuple[list[Mistake], list[int]]:
     """What is wrong before geometry, and the rows in which nothing is."""
     found, good = Found(), []
     for row, label in enumerate(labels):
