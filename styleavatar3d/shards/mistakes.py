@@ -184,6 +184,9 @@ def _mixed(m: numpy.ndarray) -> numpy.ndarray:
     return out
 
 
+_TRANSPOSED = "the rotation alone is transposed"
+
+
 def _hypotheses() -> dict[str, tuple[Undo, float]]:
     """Name -> (what undoes the slip, how many degrees better it must be than a simpler one)."""
     found: dict[str, tuple[Undo, float]] = {}
@@ -191,7 +194,7 @@ def _hypotheses() -> dict[str, tuple[Undo, float]]:
         names = [name for name in (a, b, c) if name]
         found["; ".join(names)] = (lambda m, u=undo, k=camera, w=world: w @ u(m) @ k), 2.0 * len(names)
     single = {
-        "the rotation alone is transposed": _transposed,
+        _TRANSPOSED: _transposed,
         "the position is negated, or x and z of the camera are flipped": _behind,
         "the rotation is camera-to-world, but the translation is world-to-camera": _mixed,
     }
@@ -209,6 +212,9 @@ def _world(table: numpy.ndarray, size: int | None) -> list[Mistake]:
         return [Mistake("no translation", "all cameras stand in the origin", "give their positions", rows)]
     sound = [*_sides(matrices, still), *_aimed(matrices), *_facing(matrices)]
     hanging, upright = (_fall(matrices) < -0.3).mean(), _upright(matrices).mean()
+    if _is_transposed(matrices):
+        kind = "rotation and position disagree"
+        return [Mistake(kind, _TRANSPOSED, _REMEDIES[kind], rows)]
     if upright > 0.85 and (len(rows) >= 3 and meeting_point(matrices) is not None):
         return sound
     costs = {name: _cost(undo(matrices)) + handicap for name, (undo, handicap) in _HYPOTHESES.items()}
@@ -219,6 +225,13 @@ def _world(table: numpy.ndarray, size: int | None) -> list[Mistake]:
         return [_aim(matrices)]
     kind = next((kind for part, kind in _KINDS.items() if part in best), "axes flipped")
     return [Mistake(kind, "".join(best.partition(": ")), _REMEDIES[kind], rows)] if best else sound
+
+
+def _is_transposed(matrices: numpy.ndarray) -> bool:
+    """Whether cameras that miss the head by a little would all look at it if their rotations were transposed: those of
+    an orbit are nearly symmetric where it is level."""
+    now, undone = _cost(matrices), _cost(_transposed(matrices))
+    return len(matrices) >= 5 and now > 1 and undone < now / 4
 
 
 _KINDS = {
