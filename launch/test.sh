@@ -10,4 +10,6 @@ if [ "${1:-}" = "--all" ]; then marks=""; shift; fi
 ruff check .
 lint-imports
 pyright
-OMP_WAIT_POLICY=PASSIVE python -m pytest -m "$marks" "$@"
+# a file of tests stays with one of up to four processes (`-n 0`: all in this one), each of which computes in one thread
+OMP_NUM_THREADS="${OMP_NUM_THREADS:-1}" OMP_WAIT_POLICY=PASSIVE \
+  python -m pytest -n auto --maxprocesses 4 --dist loadfile -m "$marks" "$@"

@@ -2,9 +2,9 @@
 
 import json
 import os
+import resource
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -24,12 +24,18 @@ def fails(result, code, *parts):
         assert part in result.stderr
 
 
+def seconds_of_children():
+    """Processor time of the commands that have ended: the machine may be busy."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def quickest(command, tries=3):
     times = []
     for _ in range(tries):
-        start = time.perf_counter()
+        start = seconds_of_children()
         subprocess.run(command, check=True, capture_output=True)
-        times.append(time.perf_counter() - start)
+        times.append(seconds_of_children() - start)
     return min(times)
 
 
@@ -45,9 +51,9 @@ def test_help_is_immediate():
 
 @pytest.mark.parametrize("verb", [*STAGES, *VERBS])
 def test_the_help_of_every_verb(verb):
-    start = time.perf_counter()
+    start = seconds_of_children()
     result = styleavatar3d(*verb.split(), "--help")
-    assert time.perf_counter() - start < 4, "2 s on idle cores; twice that beside other work"
+    assert seconds_of_children() - start < 4, "2 s on idle cores; beside other work every second is longer"
     assert result.returncode == 0 and "usage" in result.stdout, result.stderr
 
 

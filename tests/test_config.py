@@ -92,7 +92,7 @@ def test_configs_are_frozen_and_their_hash_is_their_content(write):
     ],
 )
 def test_hostile_yaml_is_refused_quickly(write, text):
-    start = time.monotonic()
+    start = time.thread_time()  # of this thread alone: the machine may be busy
     with pytest.raises(ConfigError):
         load_config(Toy, write(text))
-    assert time.monotonic() - start < 2
+    assert time.thread_time() - start < 2

@@ -12,6 +12,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.heads import SKIN, HeadModel
 from styleavatar3d.figures.shapes import vertex_normals
 
@@ -199,6 +200,7 @@ def search(cloud: Cloud, axes: list[tuple[Tensor, float]]) -> tuple[Pose, float]
     """The head in a cloud whose axes and scale are unknown: a rough fit from every start, the best few refined.
 
     `axes` are turns to try, and a factor on the error of each: how unlikely it is to begin with.
+    Raises StyleAvatarError where there is no trace of one: a needle, a speck.
     """
     tried = []
     for turn, unlikely in axes:
@@ -221,6 +223,11 @@ def search(cloud: Cloud, axes: list[tuple[Tensor, float]]) -> tuple[Pose, float]
         if len(close.points) > 50:
             better, error = fit(close, replace(pose, shape=0 * pose.shape), {}, 14, points=300)
             refined.append(((error + _uncovered(close, better)) * unlikely, better))
+    if not refined:
+        raise StyleAvatarError(
+            "no head was found in it", got="no place in which 50 points lie as those of a head may",
+            remedy="say where eyes and ears are in a landmarks file (docs/figures.md)",
+        )  # fmt: skip
     error, pose = min(refined, key=lambda entry: entry[0])
     return pose, float(error)
 

@@ -48,7 +48,8 @@ class _Body:
             return self._numbers(element.count * width).reshape(-1, width)
         row = np.dtype([(f"f{i}", self.order + item.kind) for i, item in enumerate(element.properties)])
         rows = np.frombuffer(self._bytes(row.itemsize * element.count), row)
-        return np.stack([rows[f"f{i}"].astype(np.float64) for i in range(width)], 1)
+        with np.errstate(invalid="ignore"):  # whoever uses a number looks at it
+            return np.stack([rows[f"f{i}"].astype(np.float64) for i in range(width)], 1)
 
     def lists(self, element: _Element, wanted: int) -> list[np.ndarray]:
         """Property `wanted` of every row, where some properties are lists."""

@@ -4,16 +4,20 @@ A pickle is a program for a stack machine whose instructions can import and call
 only the instructions that `pickle` itself writes at protocols 2 to 5, and none of them does anything: a global is a
 `Name`, a call is a `Record` of what was to be called with what. What the few calls that may be recorded mean is
 decided afterwards, by code of ours (`pickled_tensors.py`). Every other global is refused by its name.
+
+What runs once an opcode or a value is `no_type_check`: a checker of types would cost ten times the reading.
 """
 
 from __future__ import annotations
 
+import gc
 import pickletools
 import struct
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from io import BytesIO
-from typing import Any, NoReturn
+from typing import Any, NoReturn, no_type_check
 
 from styleavatar3d.errors import StyleAvatarError
 
@@ -65,6 +69,19 @@ def refuse(why: str, got: Any = None, expected: str | None = None, remedy: str |
     )
 
 
+@contextmanager
+def without_collection() -> Iterator[None]:
+    """No cyclic garbage collection: 300,000 new containers would have it walk the whole heap of the process, which may
+    be large, again and again. The budget bounds what it might have freed."""
+    was_enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_enabled:
+            gc.enable()
+
+
 def read_pickle(
     stream: BytesIO, allows: Callable[[str], bool], budget: Budget, *, persistent: bool = False
 ) -> tuple[Any, list[Record]]:
@@ -96,6 +113,7 @@ def read_pickle(
     return value, machine.records
 
 
+@no_type_check
 class _Machine:
     """Stack, marks and memo. An `IndexError` of theirs means a malformed pickle."""
 
@@ -254,23 +272,30 @@ _STEPS: dict[str, Callable[[_Machine, Any], None]] = {
 def check_nesting(root: Any) -> None:
     """Refuse a value that contains itself or is nested deeper than MAX_DEPTH. Linear in its size, and no recursion."""
     heights: dict[int, int] = {}
-    path, open_ids = [(root, iter(_children(root)))], {id(root)}
+    parts = _children(root)
+    path, open_ids = [(root, parts, iter(parts))], {id(root)}
     while path:
-        value, children = path[-1]
-        child = next((child for child in children if id(child) not in heights), None)
+        value, parts, rest = path[-1]
+        child = next(rest, None)
         if child is None:
             path.pop()
             open_ids.discard(id(value))
-            heights[id(value)] = 1 + max((heights[id(part)] for part in _children(value)), default=0)
+            height = heights[id(value)] = 1 + max([heights[id(part)] for part in parts], default=0)
+        elif id(child) in heights:
+            continue
         elif id(child) in open_ids:
             refuse("it holds a value that contains itself")
-        else:
-            path.append((child, iter(_children(child))))
+        elif inner := _children(child):
+            path.append((child, inner, iter(inner)))
             open_ids.add(id(child))
-        if len(path) > MAX_DEPTH or (child is None and heights[id(value)] > MAX_DEPTH):
+            height = len(path)
+        else:
+            height = heights[id(child)] = 1
+        if height > MAX_DEPTH:
             refuse("it nests too deeply", expected=f"at most {MAX_DEPTH} levels")
 
 
+@no_type_check
 def _children(value: Any) -> Iterable[Any]:
     """What a value holds that can hold more."""
     if isinstance(value, Record):
@@ -280,6 +305,7 @@ def _children(value: Any) -> Iterable[Any]:
     return [part for part in parts if not isinstance(part, _PLAIN)]
 
 
+@no_type_check
 def _key(value: Any) -> Any:
     """A key or set member: what nobody can choose to be slow to hash (nested tuples) or to collide (large numbers)."""
     if not isinstance(value, (str, bytes, type(None))) and not (isinstance(value, int) and abs(value) <= _MAX_KEY):

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 from torch import Tensor
 
 from styleavatar3d.gan.pickled_tensors import SETS, VALUES, Plain, Storages, describe, mapping
-from styleavatar3d.gan.restricted_pickle import Budget, Record, read_pickle, refuse
+from styleavatar3d.gan.restricted_pickle import Budget, Record, read_pickle, refuse, without_collection
 
 NETWORK = "G_ema"
 _PERSISTENT = "torch_utils.persistence._reconstruct_persistent_obj"
@@ -45,6 +45,7 @@ def allowed(name: str) -> bool:
     return known or _RENDERING.fullmatch(name) is not None
 
 
+@without_collection()
 def read_training_pickle(data: bytes, stand_ins: Collection[str] = ()) -> TrainingPickle:
     """The moving average of the generator. `stand_ins` are further globals that may be named, as inert as all others.
 

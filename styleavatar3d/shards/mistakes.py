@@ -7,6 +7,7 @@ known slip is undone in turn, and the one after which the cameras look at the pi
 import itertools
 import math
 from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy
 
@@ -24,10 +25,10 @@ _PIVOT = 0.35
 """how far from the origin, in units, the cameras may aim: the head's own radius, about"""
 
 
-def camera_mistakes(labels: Sequence[Sequence[float]], size: int | None = None) -> list[Mistake]:
-    """The mistakes in labels of 25 numbers each; none for sound ones. `size` is the pictures' side in pixels, if known.
+def camera_mistakes(labels: Sequence[Sequence[Any]], size: int | None = None) -> list[Mistake]:
+    """The mistakes in labels of 25 numbers each, or of whatever a stranger wrote there; none for sound ones.
 
-    Labels that hold one mistake are not looked at for the next.
+    `size` is the pictures' side in pixels, if known. Labels that hold one mistake are not looked at for the next.
     """
     found, good = _numbers(labels)
     for check in (_matrices, _world, check_intrinsics, check_framing):
@@ -61,7 +62,7 @@ def describe(mistake: Mistake, keys: Sequence[str]) -> str:
     return f"{mistake.name}: {mistake.what} ({shown}{rest}); {mistake.remedy}"
 
 
-def _numbers(labels: Sequence[Sequence[float]]) -> tuple[list[Mistake], list[int]]:
+def _numbers(labels: Sequence[Sequence[Any]]) -> tuple[list[Mistake], list[int]]:
     """What is wrong before geometry, and the rows in which nothing is."""
     found, good = Found(), []
     for row, label in enumerate(labels):
@@ -183,6 +184,9 @@ def _mixed(m: numpy.ndarray) -> numpy.ndarray:
     return out
 
 
+_TRANSPOSED = "the rotation alone is transposed"
+
+
 def _hypotheses() -> dict[str, tuple[Undo, float]]:
     """Name -> (what undoes the slip, how many degrees better it must be than a simpler one)."""
     found: dict[str, tuple[Undo, float]] = {}
@@ -190,7 +194,7 @@ def _hypotheses() -> dict[str, tuple[Undo, float]]:
         names = [name for name in (a, b, c) if name]
         found["; ".join(names)] = (lambda m, u=undo, k=camera, w=world: w @ u(m) @ k), 2.0 * len(names)
     single = {
-        "the rotation alone is transposed": _transposed,
+        _TRANSPOSED: _transposed,
         "the position is negated, or x and z of the camera are flipped": _behind,
         "the rotation is camera-to-world, but the translation is world-to-camera": _mixed,
     }
@@ -208,6 +212,9 @@ def _world(table: numpy.ndarray, size: int | None) -> list[Mistake]:
         return [Mistake("no translation", "all cameras stand in the origin", "give their positions", rows)]
     sound = [*_sides(matrices, still), *_aimed(matrices), *_facing(matrices)]
     hanging, upright = (_fall(matrices) < -0.3).mean(), _upright(matrices).mean()
+    if _is_transposed(matrices):
+        kind = "rotation and position disagree"
+        return [Mistake(kind, _TRANSPOSED, _REMEDIES[kind], rows)]
     if upright > 0.85 and (len(rows) >= 3 and meeting_point(matrices) is not None):
         return sound
     costs = {name: _cost(undo(matrices)) + handicap for name, (undo, handicap) in _HYPOTHESES.items()}
@@ -218,6 +225,13 @@ def _world(table: numpy.ndarray, size: int | None) -> list[Mistake]:
         return [_aim(matrices)]
     kind = next((kind for part, kind in _KINDS.items() if part in best), "axes flipped")
     return [Mistake(kind, "".join(best.partition(": ")), _REMEDIES[kind], rows)] if best else sound
+
+
+def _is_transposed(matrices: numpy.ndarray) -> bool:
+    """Whether cameras that miss the head by a little would all look at it if their rotations were transposed: those of
+    an orbit are nearly symmetric where it is level."""
+    now, undone = _cost(matrices), _cost(_transposed(matrices))
+    return len(matrices) >= 5 and now > 1 and undone < now / 4
 
 
 _KINDS = {

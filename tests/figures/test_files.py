@@ -13,6 +13,7 @@ from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
 from styleavatar3d.figures.files import load_figure, part_of
+from styleavatar3d.figures.fitting import Cloud, search
 from styleavatar3d.figures.guidance import guide
 from styleavatar3d.figures.heads import EYE, FRAME, HAIR, LASH, SHIRT, SKIN
 from styleavatar3d.figures.looks import Look
@@ -151,6 +152,15 @@ def test_landmarks_that_make_no_sense(tmp_path, bust, text, said):
     data = rigs.ply(bust.vertices.numpy(), bust.faces.numpy())
     with pytest.raises(StyleAvatarError, match=said):
         load(tmp_path / "a.ply", data, landmarks=tmp_path / "points.json")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_needle_has_no_head(seed: int):
+    draw = torch.Generator().manual_seed(seed)
+    points = torch.rand(3000, 3, generator=draw) * torch.tensor([1e-3, 1e-3, 1.0])
+    normals = torch.nn.functional.normalize(torch.randn(3000, 3, generator=draw), dim=1)
+    with pytest.raises(StyleAvatarError, match="no head was found in it"):
+        search(Cloud(points, normals), [(torch.eye(3), 1.0)])
 
 
 def test_a_figure_from_a_file_is_guided_like_any_other(tmp_path, bust):

@@ -313,7 +313,9 @@ def doubled(rng: random.Random, _: str) -> bytes:
 
 def flood(rng: random.Random, _: str) -> bytes:
     piled = rng.choice((b"]", b"N", b"K\x01", b"(", b"}\x94", b")\x85")) * 2_000_000
-    return alone(rng.choice((piled, b"N" + b"\x85" * 2_000_000, b"]" + b"Na" * 1_000_000)))
+    endless = [b"N" + b"\x85" * 2_000_000, b"]" + b"Na" * 1_000_000, b"]" + b"]a" * 1_000_000, b"}" + b"(u" * 1_000_000]
+    within_the_budget = b"]" + b"]a" * 149_000
+    return alone(rng.choice((piled, *endless, within_the_budget)))
 
 
 def text_opcodes(rng: random.Random, canary: str) -> bytes:

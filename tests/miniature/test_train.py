@@ -75,9 +75,9 @@ def test_all_stages_end_in_folders_that_load(trained_run: Path) -> None:
 
 def test_what_is_done_is_not_done_again(trained_run: Path) -> None:
     records = {path: path.read_text() for path in (trained_run / "run").glob("*/latest.json")}
-    started = time.monotonic()
+    started = time.process_time()
     summary = train(config_in(trained_run, "--train.stages", "codec,judge"))
-    assert summary["codec"]["images"] == 16 and time.monotonic() - started < 20
+    assert summary["codec"]["images"] == 16 and time.process_time() - started < 20
     assert {path: path.read_text() for path in records} == records
 
 

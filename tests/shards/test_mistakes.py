@@ -96,6 +96,14 @@ def test_single_cameras_that_look_away_or_stand_elsewhere():
     assert {row for m in camera_mistakes(labels.tolist()) for row in m.rows} == {3, 9}
 
 
+@pytest.mark.parametrize("seed", range(20))
+def test_a_transposed_rotation_shows_although_orbits_are_nearly_level(seed: int):
+    """Where the pitch is 0 the rotation is symmetric, so only the other cameras tell."""
+    change, word = MISTAKES["rotation transposed"]
+    labels = rig(100 + seed, 12, 180, 15)
+    assert any(word in f"{m.name} {m.what}" for m in camera_mistakes(change(labels).tolist()))
+
+
 def test_ragged_and_strange_labels_are_named():
     good = RIGS["all around"].tolist()
     strange = [[1.0] * 16, [], [None] * 25, ["1"] * 25, [10**400] * 25, [True] * 24, [[1.0]] * 25]

@@ -98,6 +98,7 @@ def test_s3_end_to_end(config: SynthesisConfig, s3_server: str, tmp_path: Path):
 
 
 @pytest.mark.skipif(not Path("/proc/self").exists(), reason="needs Linux")
+@pytest.mark.slow
 def test_terminated_then_killed_then_finished_is_as_if_never_stopped(config: SynthesisConfig, tmp_path: Path):
     words = ["--data.count", "48", "--run.out", str(tmp_path / "often"), "--model.folder", config.model.folder]
     whole = config.model_copy(update={"data": config.data.model_copy(update={"count": 48})})
