@@ -6,7 +6,7 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -21,17 +21,31 @@ from styleavatar3d.runtime.random import generator as random_generator
 from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
-from styleavatar3d.stylespace import codes, evaluate
+from styleavatar3d.stylespace import attributes, codes, evaluate
 from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
-from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, Statistics, StylePrior
+from styleavatar3d.stylespace.denoiser import Conditions, Denoiser
+from styleavatar3d.stylespace.diffusion import StylePrior
+from styleavatar3d.stylespace.reader import CodeReader
+from styleavatar3d.stylespace.statistics import Statistics
+
+_BLUR = 0.1
+
+
+class Networks(nn.Module):
+    """What learns: the denoiser and the reader."""
+
+    def __init__(self, denoiser: Denoiser, reader: CodeReader):
+        super().__init__()
+        self.denoiser, self.reader = denoiser, reader
 
 
 @dataclass
 class TrainState:
-    """Everything a checkpoint saves. `network` learns; the denoiser of `prior` is its moving average."""
+    """Everything a checkpoint saves. `network` learns; `average`, which belongs to `prior`, is its moving average."""
 
     prior: StylePrior
-    network: nn.Module
+    network: Networks
+    average: Networks
     statistics: Statistics
     """those of the prior, on the CPU, where the pairs are"""
     optimizer: torch.optim.Optimizer
@@ -40,12 +54,12 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        average = {f"average.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
+        average = {f"average.{name}": value for name, value in self.average.state_dict().items()}
         return network | average | optimizer_tensors(self.optimizer, "optimizer")
 
     def restore(self, seen: int, tensors: dict[str, Tensor]) -> None:
         self.seen = seen
-        for prefix, module in (("network.", self.network), ("average.", self.prior.denoiser)):
+        for prefix, module in (("network.", self.network), ("average.", self.average)):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         load_optimizer(self.optimizer, tensors, "optimizer")
 
@@ -64,10 +78,10 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     training, held_out = split(pairs, config.data.held_out)
     prior = start(config, statistics, manifest)
     statistics = copy.deepcopy(prior.statistics)
-    network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
+    network = copy.deepcopy(Networks(prior.denoiser, prior.reader)).to(world.device).train().requires_grad_(True)
     prior.to(world.device).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
-    state = TrainState(prior, network, statistics, optimizer)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
+    state = TrainState(prior, network, Networks(prior.denoiser, prior.reader), statistics, optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint.position, checkpoint.tensors)
@@ -76,7 +90,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     next_checkpoint = _next(config, state.seen)
     with StopSignal() as stop:
         while state.seen < total:
-            progress.add({"loss": step(state, training, settings, config.run.seed, world)})
+            progress.add(step(state, training, settings, config.run.seed, world))
             stopping = world.any(stop.requested)
             if tracker and (progress.due() or state.seen >= total):
                 progress.add({"held_out": held_out_loss(state, held_out, world)})
@@ -103,61 +117,93 @@ def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, 
     if config.model.start:
         return StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
     torch.manual_seed(key(config.run.seed, "denoiser"))
-    return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
+    return StylePrior(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
 
 
-def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
-    """One step on the batch that belongs to this position of the run; returns the loss."""
+def step(
+    state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
+) -> dict[str, float]:
+    """One step on the batch that belongs to this position of the run; returns the losses."""
     batch = draw_batch(state, pairs, settings, seed, world)
     for group in state.optimizer.param_groups:
         group["lr"] = settings.learning_rate * schedule(state.seen, settings)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = state.prior.loss(**batch, denoiser=state.network)
-    loss.backward()
+    lesson = (batch.standard, batch.conditions, batch.level, batch.noise)
+    losses = {
+        "loss": state.prior.loss(*lesson, denoiser=state.network.denoiser),
+        "reading": state.network.reader.loss(batch.blurred, batch.image, batch.words),
+    }
+    torch.stack(list(losses.values())).sum().backward()
     world.average_gradients(state.network)
     nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.seen += settings.batch
     _update_average(state, settings)
-    return world.average(loss.detach()).item()
+    return {name: world.average(loss.detach()).item() for name, loss in losses.items()}
 
 
 @torch.no_grad()
 def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> float:
-    """The loss of the averaged weights on pairs never trained on, always at the same times and noise."""
-    statistics, count = state.statistics, len(pairs["codes"])
-    standard = statistics.standard_code(pairs["codes"])
-    condition = statistics.condition(pairs["embeddings"][:, 0])
-    timesteps = torch.arange(count) * TRAIN_TIMESTEPS // count
-    noise = normal(0, "held out", 0, tuple(standard.shape))
-    return state.prior.loss(*(part.to(world.device) for part in (standard, condition, timesteps, noise))).item()
+    """The loss of the averaged weights on pictures never trained on, always at the same levels and noise."""
+    standard = state.statistics.standard_code(pairs["codes"]).to(world.device)
+    conditions = state.prior.conditions(image=pairs["embeddings"][:, 0])
+    level = torch.arange(len(standard), device=world.device) / len(standard)
+    noise = normal(0, "held out", 0, tuple(standard.shape)).to(world.device)
+    return state.prior.loss(standard, conditions, level, noise).item()
 
 
-def draw_batch(
-    state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
-) -> dict[str, Tensor]:
-    """This rank's part of the batch at `state.seen`: standard codes, conditions, times and noise."""
+class Batch(NamedTuple):
+    """One rank's part of a batch."""
+
+    standard: Tensor
+    blurred: Tensor
+    """the codes with a little noise, which keeps the reader from learning them by heart"""
+    conditions: Conditions
+    level: Tensor
+    noise: Tensor
+    image: Tensor
+    words: Tensor | None
+
+
+def draw_batch(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> Batch:
+    """This rank's part of the batch at `state.seen`."""
     statistics, size = state.statistics, settings.batch
     draw = random_generator(seed, "style batch", state.seen)
     indices = batch_indices(seed, state.seen, size, len(pairs["codes"]))
-    crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
-    captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
-    by_text = torch.rand(size, 1, generator=draw) < settings.texts
-    disturbance = settings.noise * torch.randn(size, pairs["embeddings"].shape[2], generator=draw)
-    kept = torch.rand(size, 1, generator=draw) >= settings.drop
-    timesteps = torch.randint(TRAIN_TIMESTEPS, (size,), generator=draw)
-    noise = torch.randn(size, pairs["codes"].shape[1], generator=draw)
-    images = statistics.condition(pairs["embeddings"][indices, crops])
-    texts = statistics.condition(pairs["texts"][indices, captions], "text")
-    batch = {
-        "standard": statistics.standard_code(pairs["codes"][indices]),
-        "condition": (torch.where(by_text, texts, images) + disturbance) * kept,
-        "timesteps": timesteps,
-        "noise": noise,
-    }
+    standard = statistics.standard_code(pairs["codes"][indices]).expand(-1, state.prior.tokens, -1)
+    noise, blur = (torch.randn(standard.shape, generator=draw) for _ in range(2))
+    batch = Batch(
+        standard, standard + _BLUR * blur, draw_conditions(statistics, pairs, indices, settings, draw),
+        torch.rand(size, generator=draw), noise, statistics.image(pairs["embeddings"][indices, 0]),
+        pairs["words"][indices] if "words" in pairs else None,
+    )  # fmt: skip
     share = world.share(size)
     part = slice(world.rank * share, (world.rank + 1) * share)
-    return {name: tensor[part].to(world.device) for name, tensor in batch.items()}
+    move = {name: _part(value, part, world.device) for name, value in batch._asdict().items() if name != "conditions"}
+    return Batch(conditions=Conditions(*(_part(value, part, world.device) for value in batch.conditions)), **move)
+
+
+def draw_conditions(
+    statistics: Statistics, pairs: dict[str, Tensor], indices: Tensor, settings: TrainConfig, draw: torch.Generator
+) -> Conditions:
+    """For each code a crop of its render, a caption and some of its attributes; each may be left unknown."""
+    size, drop = len(indices), settings.drop
+    crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
+    captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
+    disturbance = settings.noise * torch.randn(2, size, pairs["embeddings"].shape[2], generator=draw)
+    kept = torch.rand(size, 3, generator=draw) >= torch.tensor([drop.image, drop.text, drop.attributes])
+    kept &= torch.rand(size, 1, generator=draw) >= drop.all
+    said = (
+        attributes.some_of(pairs["seen"][indices], draw) if "seen" in pairs else torch.zeros(size, attributes.NUMBERS)
+    )
+    if "seen" not in pairs:
+        kept[:, 2] = False
+    return Conditions(
+        statistics.image(pairs["embeddings"][indices, crops]) + disturbance[0],
+        statistics.text(pairs["texts"][indices, captions]) + disturbance[1],
+        said,
+        kept.float(),
+    )
 
 
 def batch_indices(seed: int, position: int, batch: int, count: int) -> Tensor:
@@ -230,8 +276,12 @@ pairs held out ("explained": share of their codes' variance; retrieval among {co
 def _update_average(state: TrainState, settings: TrainConfig) -> None:
     half_life = min(settings.ema_kpairs * 1000, 0.1 * state.seen)
     weight = 1 - 0.5 ** (settings.batch / half_life)
-    for mean, value in zip(state.prior.denoiser.parameters(), state.network.parameters(), strict=True):
+    for mean, value in zip(state.average.parameters(), state.network.parameters(), strict=True):
         mean.lerp_(value, weight)
+
+
+def _part(value: Tensor | None, part: slice, device: torch.device) -> Tensor | None:
+    return None if value is None else value[part].to(device)
 
 
 def _next(config: StyleSpaceConfig, seen: int) -> float:
