@@ -39,8 +39,8 @@ _COLOURED = {"skin": "skin", "hair_color": "hair", "eyes": "eyes", "shirt_color"
 """attribute of colour -> what it is the colour of"""
 _NOUNS = {
     "skin": ("skin", "face", *ATTRIBUTES["kind"][1:], *SYNONYMS["orc"], *SYNONYMS["robot"], "ogre"),
-    "hair": ("hair", "haircut", "hairstyle", "beard", "moustache", "mustache", "curls", "braids", "plaits", "afro", "mohawk",
-             "bob", "bun", "ponytail", "quiff"),
+    "hair": ("hair", "haircut", "hairstyle", "curls", "braids", "plaits", "afro", "mohawk", "bob", "bun", "ponytail",
+             "quiff", "beard", "moustache", "mustache"),
     "eyes": ("eyes", "eye"),
     "shirt": ("shirt", "t-shirt", "tee", "turtleneck", "rollneck", "sweater", "top", "collar"),
 }  # fmt: skip

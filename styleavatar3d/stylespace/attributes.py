@@ -1,7 +1,8 @@
 """Attributes of a figure as numbers, and captions of a figure of which only the attributes are known."""
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -9,7 +10,7 @@ from torch import Tensor
 
 from styleavatar3d.config import suggest
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.figures.looks import ATTRIBUTES, WORDS, Look, visible_attributes
+from styleavatar3d.figures.looks import ATTRIBUTES, SKINS, WORDS, Look, visible_attributes
 
 NUMBERS = sum(len(words) for words in WORDS.values())
 _SURE = 0.5
@@ -74,7 +75,26 @@ def look_of(words: Mapping[str, str]) -> Look:
     return Look(**told, smile=words["smile"] == "yes")
 
 
-def captions(words: Mapping[str, str], seen: Mapping[str, str], count: int, key: str) -> list[str]:
+def changed(words: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, str]:
+    """A word for every attribute, some of them changed; another kind brings its own skin if none is named."""
+    kind = changes.get("kind", words["kind"])
+    skin = words["skin"] if words["skin"] in SKINS[kind] else SKINS[kind][0]
+    return {**words, "skin": skin, **changes}
+
+
+def read(estimator: Any, views: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch words"]:
+    """Logits of an estimator's words for pictures."""
+    return torch.cat(list(estimator(views).words.values()), 1)
+
+
+def caption(words: Mapping[str, str], said: Collection[str]) -> str:
+    """The prompt that says those words of a figure, and nothing else."""
+    from styleavatar3d.synthesis.prompts import compose
+
+    return compose(look_of(words), words["style"], 0.0, 0.0, drop={name for name in WORDS if name not in said}).text
+
+
+def captions(words: Mapping[str, str], seen: Collection[str], count: int, key: str) -> list[str]:
     """What users may write of a figure with these words, `seen` of which can be said; most leave something out.
 
     The draw depends on `key` alone.

@@ -80,7 +80,7 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
     """The manifest, the pairs and their statistics.
 
     Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, clip] of its
-    captions; and if an estimator has read it, the logits "words" and what can be said of it, "seen" (both [N, words]).
+    captions; and if an estimator has read it, what can be said of it, "seen" [N, words].
     """
     storage = Storage.open(codes)
     manifest = read_manifest(storage)
@@ -171,13 +171,13 @@ def _pairs(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict
 
 def _tell(makers: Makers, images: Tensor, count: int, seed: int, indices: range) -> dict[str, Tensor]:
     """What the estimator reads in pictures, which of it can be said, and captions that say it."""
-    words = torch.cat(list(makers.estimator(images).words.values()), 1).cpu()
+    words = attributes.read(makers.estimator, images).cpu()
     seen = [attributes.seen_from_the_front(row) for row in words.split(1)]
     texts = []
     for index, row, some in zip(indices, words.split(1), seen, strict=True):
         texts += attributes.captions(attributes.likeliest(row), some, count, f"{seed}/{index}")
     embedded = makers.clip.texts(texts).unflatten(0, (len(images), count))
-    return {"words": words.half(), "seen": attributes.encode(seen).half(), "texts": embedded.half()}
+    return {"seen": attributes.encode(seen).half(), "texts": embedded.half()}
 
 
 def _embed(clip, images: Tensor, crops: int, seed: int, first: int) -> Float[Tensor, "batch crops clip"]:

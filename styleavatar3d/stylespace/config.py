@@ -35,7 +35,7 @@ class CodesConfig(Strict):
 
 
 class DenoiserConfig(Strict):
-    """Size of the denoiser and of the reader, or where to take trained ones from."""
+    """Size of the denoiser, or where to take a trained one from."""
 
     start: str = ""
     """folder of a prior to go on from; the sizes are then those of that prior"""
@@ -45,7 +45,6 @@ class DenoiserConfig(Strict):
     width: int = Field(default=256, ge=8)
     heads: int = Field(default=4, ge=1)
     """of the attention between slots; w has none"""
-    reader_width: int = Field(default=512, ge=8)
     prediction: Literal["epsilon", "sample", "v_prediction", "edm"] = "v_prediction"
 
 

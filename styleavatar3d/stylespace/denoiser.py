@@ -4,7 +4,7 @@ One token a slot. In w all slots are equal, so there is one token, nothing to at
 residual network. Time and conditions steer every layer through its norm, scale and gate.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -98,9 +98,8 @@ class _Block(nn.Module):
         return x + gate * self.inner(_norm(x) * (1 + scale) + shift)
 
     def _attend(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
-        query, key, value = (
-            part.unflatten(-1, (self.heads, -1)).mT.mT.transpose(1, 2) for part in self.attend_in(x).chunk(3, -1)
-        )
+        thirds = self.attend_in(x).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in thirds)
         return self.attend_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
 
 

@@ -3,7 +3,6 @@
 It stands in for the mapping network (StyleAvatar3D, section 3.4): what is asked for becomes a code without any fit.
 """
 
-import json
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -20,24 +19,33 @@ from styleavatar3d.stylespace import attributes as words
 from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.denoiser import CONDITIONS, Conditions, Denoiser
 from styleavatar3d.stylespace.noise import NoiseSchedule
-from styleavatar3d.stylespace.reader import CodeReader
 from styleavatar3d.stylespace.statistics import Statistics
 
 Guidance = float | Mapping[str, float]
 
 
 class StylePrior(nn.Module):
-    """Denoiser, noise schedule, code reader and statistics; it belongs to one generator, known by its sha256."""
+    """Denoiser, noise schedule and statistics; it belongs to one generator, known by its sha256."""
 
-    def __init__(self, config: DenoiserConfig, statistics: Statistics, slots: int, generator_sha256: str):
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        statistics: Statistics,
+        slots: int,
+        generator_sha256: str,
+        knows_attributes: bool = True,
+        strangers: float | None = None,
+    ):
+        """`knows_attributes`: whether it was trained on any. `strangers`: how near, as a cosine, the nearest twentieth
+        of avatars are to a picture that they were not made for; None if nobody has measured it."""
         super().__init__()
+        self.knows_attributes, self.strangers = knows_attributes, strangers
         w_dim, clip_dim = len(statistics.w_mean), len(statistics.image_mean)
         self.config, self.statistics, self.slots, self.generator_sha256 = config, statistics, slots, generator_sha256
         self.tokens = slots if config.space == "w+" else 1
         self.denoiser = Denoiser(
             w_dim, self.tokens, clip_dim, words.NUMBERS, config.width, config.layers, config.heads
         )  # fmt: skip
-        self.reader = CodeReader(w_dim, self.tokens, clip_dim, words.NUMBERS, config.reader_width)
         self.noise = NoiseSchedule(config.prediction)
 
     def conditions(
@@ -135,11 +143,6 @@ class StylePrior(nn.Module):
         code = self.noise.walk_back(predict, noise.to(self.statistics.w_mean), steps, standard, strength, scheduler)
         return self.statistics.code(code).expand(-1, self.slots, -1).contiguous()
 
-    @torch.no_grad()
-    def read(self, codes: Float[Tensor, "batch slots w"]) -> Any:
-        """What the front views of codes would show, by the reader."""
-        return self.reader(self.statistics.standard_code(codes[:, : self.tokens]))
-
     # --- files ---
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -148,6 +151,7 @@ class StylePrior(nn.Module):
             "denoiser": self.config.model_dump(mode="json", exclude={"start"}),
             "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean), "slots": self.slots,
             "words": words.NUMBERS, "generator_sha256": self.generator_sha256,
+            "knows_attributes": self.knows_attributes, "strangers": self.strangers,
         }  # fmt: skip
         save_weights(Storage.open(str(folder)), self, config)
 
@@ -164,7 +168,8 @@ class StylePrior(nn.Module):
                 remedy="train the prior again for this generator: styleavatar3d train stylespace",
             )
         statistics = Statistics(about["w_dim"], about["clip_dim"])
-        prior = cls(about["denoiser"], statistics, about["slots"], about["generator_sha256"])
+        more = {name: about[name] for name in ("generator_sha256", "knows_attributes", "strangers")}
+        prior = cls(about["denoiser"], statistics, about["slots"], **more)
         load_weights(prior, storage)
         return prior.eval().requires_grad_(False)
 
@@ -195,10 +200,13 @@ def _read_config(storage: Storage) -> dict[str, Any]:
         if about["words"] != words.NUMBERS:
             raise ValueError(f"{about['words']} words, where figures.looks has {words.NUMBERS}")
         sizes = {name: int(about[name]) for name in ("w_dim", "clip_dim", "slots")}
+        strangers = about["strangers"]
         return {
             **sizes,
             "denoiser": DenoiserConfig(**about["denoiser"]),
             "generator_sha256": str(about["generator_sha256"]),
+            "knows_attributes": bool(about["knows_attributes"]),
+            "strangers": None if strangers is None else float(strangers),
         }
     except (StyleAvatarError, ValueError, KeyError, TypeError) as error:
         raise StyleAvatarError(

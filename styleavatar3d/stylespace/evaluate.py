@@ -6,7 +6,6 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from styleavatar3d.assets import shipped
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.stylespace import attributes, codes
@@ -23,25 +22,24 @@ def measure(config: StyleSpaceConfig, prior: StylePrior, held_out: dict[str, Ten
 
     `explained`: the share of the variance of held-out codes that the denoiser knows from their pictures alone.
     `image_retrieval`: how often the avatar made for a picture, rendered and embedded, is nearest to its own picture
-    among `track.retrieval`; `text_retrieval`: the same for captions. `attributes_found`: of what can be said of a
-    picture, the share that the estimator finds in the avatar made for those words (`attributes_at_random`: in the
-    avatar made for the next picture's words). `read`: the share of words that the reader reads as the estimator does.
+    among `track.retrieval`; `text_retrieval`: the same for captions. `strangers`: see `StylePrior`.
+    `attributes_found`: of what can be said of a picture, the share that the estimator finds in the avatar made for
+    those words (`attributes_at_random`: in the avatar made for the next picture's words).
     """
     embeddings, count = held_out["embeddings"][:, 0], config.track.retrieval
     figures = {"explained": explained(prior, held_out["codes"], embeddings)}
-    if "words" in held_out:
-        figures["read"] = agreement(prior.read(held_out["codes"]).words, held_out["words"])
     if count:
         makers = codes.load_makers(config.data)
-        views = statistics_of(prior, makers, prior.conditions(image=embeddings[:count]))
+        views = embedded_views(prior, makers, prior.conditions(image=embeddings[:count]))
         figures["image_retrieval"] = retrieval(views, prior.statistics.image(embeddings[:count]))
+        figures["strangers"] = strangers(views, prior.statistics.image(embeddings[:count]))
         texts = held_out["texts"][:count, 0]
-        views = statistics_of(prior, makers, prior.conditions(text=texts))
+        views = embedded_views(prior, makers, prior.conditions(text=texts))
         figures["text_retrieval"] = retrieval(views, prior.statistics.pictured(texts))
     if count and "seen" in held_out:
         seen = held_out["seen"][:count]
-        read = makers.estimator(fronts(makers, prior.sample(prior.conditions(attributes=seen), _GUIDANCE)))
-        words = torch.cat(list(read.words.values()), 1)
+        views = fronts(makers, prior.sample(prior.conditions(attributes=seen), _GUIDANCE))
+        words = attributes.read(makers.estimator, views)
         figures |= {"attributes_found": found(words, seen), "attributes_at_random": found(words, seen.roll(1, 0))}
     return figures
 
@@ -55,7 +53,7 @@ def explained(prior: StylePrior, w: Float[Tensor, "batch tokens w"], embeddings:
     return round(1 - float((guess - standard).square().mean() / standard.square().mean()), 4)
 
 
-def statistics_of(prior: StylePrior, makers, wanted: Conditions) -> Float[Tensor, "batch clip"]:
+def embedded_views(prior: StylePrior, makers, wanted: Conditions) -> Float[Tensor, "batch clip"]:
     """Standard embeddings of the front views of avatars sampled for conditions."""
     return prior.statistics.image(makers.clip.images(fronts(makers, prior.sample(wanted, _GUIDANCE))))
 
@@ -75,13 +73,14 @@ def retrieval(views: Float[Tensor, "batch clip"], wanted: Float[Tensor, "batch c
     return round((nearest == torch.arange(len(wanted))).float().mean().item(), 4)
 
 
+def strangers(views: Float[Tensor, "batch clip"], wanted: Float[Tensor, "batch clip"]) -> float:
+    """How near the nearest twentieth of views are to pictures that they were not made for (cosine)."""
+    unit = torch.nn.functional.normalize
+    cosines = unit(views, dim=1) @ unit(wanted, dim=1).T
+    return round(cosines[~torch.eye(len(views), dtype=torch.bool)].quantile(0.95).item(), 4)
+
+
 def found(logits: Float[Tensor, "batch words"], stated: Float[Tensor, "batch words"]) -> float:
     """Of the stated words, the share that is the likeliest of its attribute."""
     best = torch.cat([part == part.amax(1, keepdim=True) for part in attributes.split(logits).values()], 1)
     return round(float((best * stated).sum() / stated.sum().clamp(min=1)), 4)
-
-
-def agreement(logits: Float[Tensor, "batch words"], others: Float[Tensor, "batch words"]) -> float:
-    """The share of attributes of which both say the same word."""
-    pairs = zip(attributes.split(logits).values(), attributes.split(others).values(), strict=True)
-    return round(torch.stack([(a.argmax(1) == b.argmax(1)).float().mean() for a, b in pairs]).mean().item(), 4)

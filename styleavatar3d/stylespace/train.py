@@ -9,6 +9,7 @@ from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.assets import shipped
@@ -25,27 +26,15 @@ from styleavatar3d.stylespace import attributes, codes, evaluate
 from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
 from styleavatar3d.stylespace.denoiser import Conditions, Denoiser
 from styleavatar3d.stylespace.diffusion import StylePrior
-from styleavatar3d.stylespace.reader import CodeReader
 from styleavatar3d.stylespace.statistics import Statistics
-
-_BLUR = 0.1
-
-
-class Networks(nn.Module):
-    """What learns: the denoiser and the reader."""
-
-    def __init__(self, denoiser: Denoiser, reader: CodeReader):
-        super().__init__()
-        self.denoiser, self.reader = denoiser, reader
 
 
 @dataclass
 class TrainState:
-    """Everything a checkpoint saves. `network` learns; `average`, which belongs to `prior`, is its moving average."""
+    """Everything a checkpoint saves. `network` learns; the denoiser of `prior` is its moving average."""
 
     prior: StylePrior
-    network: Networks
-    average: Networks
+    network: Denoiser
     statistics: Statistics
     """those of the prior, on the CPU, where the pairs are"""
     optimizer: torch.optim.Optimizer
@@ -54,12 +43,12 @@ class TrainState:
 
     def tensors(self) -> dict[str, Tensor]:
         network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        average = {f"average.{name}": value for name, value in self.average.state_dict().items()}
+        average = {f"average.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
         return network | average | optimizer_tensors(self.optimizer, "optimizer")
 
     def restore(self, seen: int, tensors: dict[str, Tensor]) -> None:
         self.seen = seen
-        for prefix, module in (("network.", self.network), ("average.", self.average)):
+        for prefix, module in (("network.", self.network), ("average.", self.prior.denoiser)):
             module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
         load_optimizer(self.optimizer, tensors, "optimizer")
 
@@ -78,10 +67,10 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     training, held_out = split(pairs, config.data.held_out)
     prior = start(config, statistics, manifest)
     statistics = copy.deepcopy(prior.statistics)
-    network = copy.deepcopy(Networks(prior.denoiser, prior.reader)).to(world.device).train().requires_grad_(True)
+    network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
     prior.to(world.device).eval().requires_grad_(False)
     optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
-    state = TrainState(prior, network, Networks(prior.denoiser, prior.reader), statistics, optimizer)
+    state = TrainState(prior, network, statistics, optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
     if checkpoint := checkpoints.latest():
         state.restore(checkpoint.position, checkpoint.tensors)
@@ -90,7 +79,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     next_checkpoint = _next(config, state.seen)
     with StopSignal() as stop:
         while state.seen < total:
-            progress.add(step(state, training, settings, config.run.seed, world))
+            progress.add({"loss": step(state, training, settings, config.run.seed, world)})
             stopping = world.any(stop.requested)
             if tracker and (progress.due() or state.seen >= total):
                 progress.add({"held_out": held_out_loss(state, held_out, world)})
@@ -104,6 +93,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
     if tracker:
         summary |= evaluate.measure(config, prior.cpu(), held_out)
+        prior.strangers = summary.get("strangers")
         publish_weights(storage, prior, model_card(config, prior, summary))
         storage.publish("summary.json", json.dumps(summary, indent=2).encode())
         tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
@@ -117,29 +107,23 @@ def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, 
     if config.model.start:
         return StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
     torch.manual_seed(key(config.run.seed, "denoiser"))
-    return StylePrior(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
+    return StylePrior(config.model, statistics, manifest["slots"], manifest["generator_sha256"], manifest["attributes"])
 
 
-def step(
-    state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
-) -> dict[str, float]:
-    """One step on the batch that belongs to this position of the run; returns the losses."""
+def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
+    """One step on the batch that belongs to this position of the run; returns the loss."""
     batch = draw_batch(state, pairs, settings, seed, world)
     for group in state.optimizer.param_groups:
         group["lr"] = settings.learning_rate * schedule(state.seen, settings)
     state.optimizer.zero_grad(set_to_none=True)
-    lesson = (batch.standard, batch.conditions, batch.level, batch.noise)
-    losses = {
-        "loss": state.prior.loss(*lesson, denoiser=state.network.denoiser),
-        "reading": state.network.reader.loss(batch.blurred, batch.image, batch.words),
-    }
-    torch.stack(list(losses.values())).sum().backward()
+    loss = state.prior.loss(*batch, denoiser=state.network)
+    loss.backward()
     world.average_gradients(state.network)
     nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
     state.optimizer.step()
     state.seen += settings.batch
     _update_average(state, settings)
-    return {name: world.average(loss.detach()).item() for name, loss in losses.items()}
+    return world.average(loss.detach()).item()
 
 
 @torch.no_grad()
@@ -153,34 +137,31 @@ def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> 
 
 
 class Batch(NamedTuple):
-    """One rank's part of a batch."""
+    """What `StylePrior.loss` takes."""
 
-    standard: Tensor
-    blurred: Tensor
-    """the codes with a little noise, which keeps the reader from learning them by heart"""
+    standard: Float[Tensor, "batch tokens w"]
     conditions: Conditions
-    level: Tensor
-    noise: Tensor
-    image: Tensor
-    words: Tensor | None
+    level: Float[Tensor, "batch"]
+    noise: Float[Tensor, "batch tokens w"]
 
 
 def draw_batch(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> Batch:
     """This rank's part of the batch at `state.seen`."""
-    statistics, size = state.statistics, settings.batch
+    size = settings.batch
     draw = random_generator(seed, "style batch", state.seen)
     indices = batch_indices(seed, state.seen, size, len(pairs["codes"]))
-    standard = statistics.standard_code(pairs["codes"][indices]).expand(-1, state.prior.tokens, -1)
-    noise, blur = (torch.randn(standard.shape, generator=draw) for _ in range(2))
-    batch = Batch(
-        standard, standard + _BLUR * blur, draw_conditions(statistics, pairs, indices, settings, draw),
-        torch.rand(size, generator=draw), noise, statistics.image(pairs["embeddings"][indices, 0]),
-        pairs["words"][indices] if "words" in pairs else None,
-    )  # fmt: skip
+    standard = state.statistics.standard_code(pairs["codes"][indices]).expand(-1, state.prior.tokens, -1)
+    conditions = draw_conditions(state.statistics, pairs, indices, settings, draw)
+    level, noise = torch.rand(size, generator=draw), torch.randn(standard.shape, generator=draw)
     share = world.share(size)
     part = slice(world.rank * share, (world.rank + 1) * share)
-    move = {name: _part(value, part, world.device) for name, value in batch._asdict().items() if name != "conditions"}
-    return Batch(conditions=Conditions(*(_part(value, part, world.device) for value in batch.conditions)), **move)
+    conditions = Conditions(*(value[part].to(world.device) for value in conditions))
+    return Batch(
+        *(
+            each[part].to(world.device) if isinstance(each, Tensor) else each
+            for each in (standard, conditions, level, noise)
+        )
+    )
 
 
 def draw_conditions(
@@ -276,12 +257,8 @@ pairs held out ("explained": share of their codes' variance; retrieval among {co
 def _update_average(state: TrainState, settings: TrainConfig) -> None:
     half_life = min(settings.ema_kpairs * 1000, 0.1 * state.seen)
     weight = 1 - 0.5 ** (settings.batch / half_life)
-    for mean, value in zip(state.average.parameters(), state.network.parameters(), strict=True):
+    for mean, value in zip(state.prior.denoiser.parameters(), state.network.parameters(), strict=True):
         mean.lerp_(value, weight)
-
-
-def _part(value: Tensor | None, part: slice, device: torch.device) -> Tensor | None:
-    return None if value is None else value[part].to(device)
 
 
 def _next(config: StyleSpaceConfig, seen: int) -> float:
