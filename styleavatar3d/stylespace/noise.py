@@ -50,13 +50,7 @@ class NoiseSchedule:
             raise StyleAvatarError(f"no such scheduler for a prior of {self.prediction}", got=name, expected=expected)
         if edm:
             return kind(sigma_data=_SPREAD, prediction_type="epsilon")
-        wanted = {
-            "num_train_timesteps": TIMES, "beta_schedule": "squaredcos_cap_v2", "prediction_type": self.prediction,
-            # Sampling starts from pure noise; epsilon says nothing about the code there, the others do.
-            "rescale_betas_zero_snr": self.prediction != "epsilon",
-            "timestep_spacing": "trailing", "clip_sample": False,
-        }  # fmt: skip
-        return kind.from_config(wanted)
+        return kind.from_config({**_variance_preserving(self.prediction), "prediction_type": self.prediction})
 
     def lesson(
         self,
@@ -101,6 +95,15 @@ class NoiseSchedule:
             )
             code = scheduler.step(answer, time, code, return_dict=False)[0]
         return code
+
+
+def _variance_preserving(prediction: Prediction) -> dict[str, Any]:
+    usual = {"num_train_timesteps": TIMES, "timestep_spacing": "trailing", "clip_sample": False}
+    if prediction == "epsilon":
+        # From pure noise a noise says nothing about the code, and near it small errors are blown up: Stable Diffusion's
+        # schedule stops before.
+        return usual | {"beta_schedule": "scaled_linear", "beta_start": 0.00085, "beta_end": 0.012}
+    return usual | {"beta_schedule": "squaredcos_cap_v2", "rescale_betas_zero_snr": True}
 
 
 def _edm_lesson(clean: Tensor, noise: Tensor, level: Tensor) -> tuple[Tensor, Tensor, Tensor]:
