@@ -39,7 +39,10 @@ def write_prior(folder: Path, generator: Generator) -> None:
     statistics.w_mean, statistics.w_std = generator.w_mean.clone(), torch.full_like(generator.w_mean, 0.5)
     config = DenoiserConfig(layers=1, width=16)
     sha256, strangers = generator_sha256(generator), 2.0  # everything is far from the training world
-    StylePrior(config, statistics, generator.config.slots, sha256, strangers=strangers).save_pretrained(folder)
+    prior = StylePrior(config, statistics, generator.config.slots, sha256, strangers=strangers)
+    for parameter in prior.denoiser.parameters():  # a new network answers zero to everything
+        parameter.data += 0.1 * torch.randn_like(parameter)
+    prior.save_pretrained(folder)
 
 
 def write_estimator(folder: Path) -> None:
@@ -48,7 +51,7 @@ def write_estimator(folder: Path) -> None:
 
 
 def write_pipeline(folder: Path, estimator: bool = False) -> Path:
-    """`generator/`, `clip/`, `stylespace/` and perhaps `estimators/`, as `AvatarPipeline.from_pretrained` reads them."""
+    """`generator/`, `clip/`, `stylespace/`, perhaps `estimators/`, as `AvatarPipeline.from_pretrained` reads them."""
     generator = write_generator(folder / "generator")
     write_clip(folder / "clip")
     write_prior(folder / "stylespace", generator)

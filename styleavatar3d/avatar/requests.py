@@ -31,7 +31,8 @@ class Request:
     draw of `seed` from the generator.
     """
 
-    prompt: str | None = None
+    prompt: Any = None
+    """a text"""
     image: Picture | None = None
     attributes: Mapping[str, str] = field(default_factory=dict)
     """words of `figures.looks.WORDS`; they overrule what the prompt says"""
@@ -41,7 +42,8 @@ class Request:
     """an Avatar: what is asked for is changed, and everything else stays"""
     strength: float = 0.6
     """with `start`: how far from its code, 1 forgets it"""
-    seed: int | None = None
+    seed: Any = None
+    """a whole number; 0 where there is something else to go by"""
     number: int = 1
     truncation: float | None = None
     """pulls codes towards the mean: 1 varied, 0 the mean avatar; by default 0.7 of seeds, 0.9 of anything else"""

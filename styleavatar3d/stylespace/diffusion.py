@@ -65,7 +65,8 @@ class StylePrior(nn.Module):
         for name, value in given.items():
             if tuple(value.shape) != blank[name]:
                 raise StyleAvatarError(
-                    f"the {name} condition does not fit the style prior", got=tuple(value.shape), expected=str(blank[name]),
+                    f"the {name} condition does not fit the style prior",
+                    got=tuple(value.shape), expected=str(blank[name]),
                     remedy="use the CLIP encoder it was trained with",
                 )  # fmt: skip
         like = self.statistics.w_mean

@@ -129,7 +129,7 @@ def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, see
 @torch.no_grad()
 def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> float:
     """The loss of the averaged weights on pictures never trained on, always at the same levels and noise."""
-    standard = state.statistics.standard_code(pairs["codes"]).to(world.device)
+    standard = state.statistics.standard_code(pairs["codes"]).expand(-1, state.prior.tokens, -1).to(world.device)
     conditions = state.prior.conditions(image=pairs["embeddings"][:, 0])
     level = torch.arange(len(standard), device=world.device) / len(standard)
     noise = normal(0, "held out", 0, tuple(standard.shape)).to(world.device)

@@ -59,8 +59,9 @@ def test_sixteen_pairs_are_recovered(statistics, prediction):
     prior = build(statistics, prediction=prediction)
     standard = torch.randn(16, 1, W, generator=torch.Generator().manual_seed(4))
     wanted = prior.conditions(image=unit_rows(16, 4))
-    fit(prior, standard, wanted)
-    codes = prior.sample(wanted, guidance=1.0)
+    slow = prediction == "epsilon"  # where there is most noise, the code is a small remainder of the answer
+    fit(prior, standard, wanted, 1600 if slow else 400)
+    codes = prior.sample(wanted, guidance=1.0, steps=24 if slow else 8)
     error = (statistics.standard_code(codes[:, :1]) - standard).square().mean()
     assert error < 0.05, f"a code differs by {error:.3f} of its variance"
     assert codes.shape == (16, SLOTS, W) and (codes == codes[:, :1]).all()
@@ -137,9 +138,8 @@ def test_samples_depend_on_seed_and_row_alone(statistics):
 def test_strength_leads_from_the_start_to_a_new_code(statistics, prediction):
     prior = build(statistics, prediction=prediction)
     wanted, start = prior.conditions(image=unit_rows(4, 5)), statistics.code(torch.randn(4, SLOTS, W))
-    gone = [
-        float((prior.sample(wanted, start=start, strength=share) - start[:, :1]).norm()) for share in (0.1, 0.4, 0.9)
-    ]
+    found = [prior.sample(wanted, start=start, strength=share) for share in (0.1, 0.4, 0.9)]
+    gone = [float((code - start[:, :1]).norm()) for code in found]
     assert gone == sorted(gone) and gone[0] < 0.5 * gone[2]
 
 
@@ -181,8 +181,8 @@ def test_a_saved_prior_gives_the_same_codes_and_knows_its_generator(statistics, 
 
 
 @pytest.mark.parametrize(
-    "settings", [{"guidance": -1.0}, {"guidance": {"images": 2.0}}, {"steps": 0}, {"strength": 0.0}, {"scheduler": "Best"},
-                 {"scheduler": "EDMEulerScheduler"}],
+    "settings", [{"guidance": -1.0}, {"guidance": {"images": 2.0}}, {"steps": 0}, {"strength": 0.0},
+                 {"scheduler": "Best"}, {"scheduler": "EDMEulerScheduler"}],
 )  # fmt: skip
 def test_settings_that_mean_nothing_are_refused(statistics, settings):
     prior = build(statistics)

@@ -74,7 +74,7 @@ def test_lessons_are_those_of_diffusers():
 
 
 def test_edm_scales_as_diffusers_does():
-    """What the answer to a lesson means, put together by the stock scheduler, is the clean code; and spreads are one."""
+    """What an answer means, put together by the stock scheduler, is the clean code; and spreads are one."""
     schedule = NoiseSchedule("edm")
     stock = schedule.scheduler("EDMEulerScheduler")
     level = torch.full((6,), 0.7)
