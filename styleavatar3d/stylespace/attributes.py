@@ -71,7 +71,7 @@ def some_of(said: Float[Tensor, "batch words"], draw: torch.Generator) -> Float[
 
 def look_of(words: Mapping[str, str]) -> Look:
     """A look of which every attribute is known by its word; its shape is nobody's."""
-    told = {name: words[name] for name in ATTRIBUTES if name != "smile"}
+    told: dict[str, Any] = {name: words[name] for name in ATTRIBUTES if name != "smile"}
     return Look(**told, smile=words["smile"] == "yes")
 
 

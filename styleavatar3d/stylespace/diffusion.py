@@ -55,28 +55,26 @@ class StylePrior(nn.Module):
         attributes: Float[Tensor, "batch words"] | None = None,
     ) -> Conditions:
         """What is asked for, from unit CLIP embeddings and `attributes.encode`; what is None is unknown."""
-        given = {
-            name: value for name, value in zip(CONDITIONS, (image, text, attributes), strict=True) if value is not None
-        }
-        if not given:
-            raise StyleAvatarError("no condition was given", expected=", ".join(CONDITIONS))
-        count, clip_dim = len(next(iter(given.values()))), len(self.statistics.image_mean)
-        blank = {"image": (count, clip_dim), "text": (count, clip_dim), "attributes": (count, words.NUMBERS)}
-        for name, value in given.items():
-            if tuple(value.shape) != blank[name]:
+        asked = dict(zip(CONDITIONS, (image, text, attributes), strict=True))
+        counts = {len(value) for value in asked.values() if value is not None}
+        if len(counts) != 1:
+            what = "conditions of different numbers of avatars" if counts else "no condition was given"
+            raise StyleAvatarError(what, got=str(sorted(counts)), expected=f"one or more of {', '.join(CONDITIONS)}")
+        like, clip_dim = self.statistics.w_mean, len(self.statistics.image_mean)
+        [count], known = counts, []
+        for (name, value), width in zip(asked.items(), (clip_dim, clip_dim, words.NUMBERS), strict=True):
+            if value is not None and value.shape[1] != width:
                 raise StyleAvatarError(
                     f"the {name} condition does not fit the style prior",
-                    got=tuple(value.shape), expected=str(blank[name]),
+                    got=tuple(value.shape), expected=f"[batch, {width}]",
                     remedy="use the CLIP encoder it was trained with",
                 )  # fmt: skip
-        like = self.statistics.w_mean
-        standard = {"image": self.statistics.image, "text": self.statistics.text, "attributes": lambda numbers: numbers}
-        parts = [
-            standard[name](given[name].to(like)) if name in given else like.new_zeros(blank[name])
-            for name in CONDITIONS
-        ]
-        present = torch.tensor([[float(name in given) for name in CONDITIONS]], device=like.device)
-        return Conditions(*parts, present.expand(count, -1))
+            known.append(like.new_zeros(count, width) if value is None else value.to(like))
+        present = torch.tensor([[float(value is not None) for value in asked.values()]], device=like.device)
+        picture, prompt, numbers = known
+        return Conditions(
+            self.statistics.image(picture), self.statistics.text(prompt), numbers, present.expand(count, -1)
+        )
 
     def loss(
         self,

@@ -155,13 +155,8 @@ def draw_batch(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfi
     level, noise = torch.rand(size, generator=draw), torch.randn(standard.shape, generator=draw)
     share = world.share(size)
     part = slice(world.rank * share, (world.rank + 1) * share)
-    conditions = Conditions(*(value[part].to(world.device) for value in conditions))
-    return Batch(
-        *(
-            each[part].to(world.device) if isinstance(each, Tensor) else each
-            for each in (standard, conditions, level, noise)
-        )
-    )
+    standard, level, noise = (value[part].to(world.device) for value in (standard, level, noise))
+    return Batch(standard, Conditions(*(value[part].to(world.device) for value in conditions)), level, noise)
 
 
 def draw_conditions(
