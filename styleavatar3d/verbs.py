@@ -32,14 +32,20 @@ def generate(
     seeds: str = "",
     out: str = "runs/generate",
     model: str = "",
-    truncation: float = 0.7,
-    guidance: float = 2.0,
-    candidates: int = 8,
+    table: str = "",
+    attributes: str = "",
+    negative: str = "",
+    start: str = "",
+    strength: float = 0.6,
+    number: int = 1,
+    truncation: float | None = None,
+    guidance: float = 3.0,
+    candidates: int = 16,
     seed: int = 0,
     size: int = 128,
     mesh: int = 128,
 ) -> Result:
-    """Avatars from prompts, pictures or seeds: PNG views, a turntable film, a GLB and the avatar file.
+    """Avatars from prompts, pictures, attributes or seeds: PNG views, a turntable film, a GLB and the avatar file.
 
     Args:
         prompt: one or more descriptions, e.g. "a blue alien with round glasses, clay style"
@@ -47,19 +53,65 @@ def generate(
         seeds: plain draws from the generator, e.g. 0-31 or 3,5,8
         out: folder for the results
         model: pipeline folder (default: the shipped weights)
-        truncation: pull codes towards the mean: 1 varied, 0 the mean avatar
+        table: CSV of requests, a row each: prompt, image, attributes, negative, seed ...; see docs/avatars.md
+        attributes: of every avatar, e.g. "hair=long; glasses=none"; they overrule the prompt
+        negative: what it should not look like
+        start: avatar file to change, e.g. with --prompt "with a beard"
+        strength: with --start: how far from it, up to 1
+        number: avatars of each request, from the seeds --seed, --seed + 1 ...
+        truncation: pull codes towards the mean: 1 varied, 0 the mean avatar (default: 0.9, of seeds 0.7)
         guidance: classifier-free guidance of the style prior
-        candidates: codes drawn per prompt or picture; the one nearest to it is kept
+        candidates: codes drawn per avatar; the one nearest to what was asked for is kept
         seed: seed of the draws
         size: side of the pictures in pixels
         mesh: voxels along a side of the mesh grid; 0 for no GLB
     """
     from styleavatar3d.avatar.generate import generate
+    from styleavatar3d.avatar.requests import parse_attributes
 
     return generate(
-        prompts=list(prompt), images=list(image), seeds=parse_seeds(seeds), out=out, model=model or None,
-        truncation=truncation, guidance=guidance, candidates=candidates, seed=seed, size=size, mesh=mesh,
+        prompts=list(prompt), images=list(image), seeds=parse_seeds(seeds), out=out, model=model or None, size=size,
+        mesh=mesh, table=table, attributes=parse_attributes(attributes), negative=negative, start=start,
+        strength=strength, number=number, truncation=truncation, guidance=guidance, candidates=candidates, seed=seed,
     )  # fmt: skip
+
+
+def walk(
+    avatar: tuple[str, ...], out: str = "runs/walk.mp4", frames: int = 96, size: int = 128, turns: int = 1,
+    model: str = "",
+) -> Result:  # fmt: skip
+    """A film of the way through several avatars and back, while the camera orbits.
+
+    Args:
+        avatar: avatar files written by `generate`, two or more
+        out: MP4 to write
+        frames: pictures of the film
+        size: side of the pictures in pixels
+        turns: how often the camera goes around
+        model: pipeline folder (default: the shipped weights)
+    """
+    from styleavatar3d.avatar.generate import walk
+
+    return walk(avatar, out, frames, size, turns, model or None)
+
+
+def mix(
+    coarse: str, fine: str, out: str = "runs/mix", first: int = 4, size: int = 128, mesh: int = 128, model: str = ""
+) -> Result:
+    """The shapes of one avatar with the colours and details of another.
+
+    Args:
+        coarse: avatar file of the shapes
+        fine: avatar file of the details
+        out: folder for the results
+        first: the slot of the code from which on the second has its say
+        size: side of the pictures in pixels
+        mesh: voxels along a side of the mesh grid; 0 for no GLB
+        model: pipeline folder (default: the shipped weights)
+    """
+    from styleavatar3d.avatar.generate import mix
+
+    return mix(coarse, fine, first, out, size, mesh, model=model or None)
 
 
 def guidance(
@@ -371,6 +423,8 @@ VERBS: dict[str, Callable[..., Result | None]] = {
     "dataset convert": dataset_convert,
     "prompts": prompts,
     "generate": generate,
+    "walk": walk,
+    "mix": mix,
     "import": import_,
     "export": export,
     "view": view,

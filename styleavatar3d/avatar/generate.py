@@ -7,7 +7,7 @@ import re
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 
@@ -15,6 +15,7 @@ from styleavatar3d import __version__
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.avatar.glb import to_glb
+from styleavatar3d.avatar.requests import Request, read_table
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.media import grid, mp4, png
@@ -30,34 +31,37 @@ def generate(
     seeds: Sequence[int] = (),
     out: str = "runs/generate",
     model: str | None = None,
-    truncation: float = 0.7,
-    guidance: float = 2.0,
-    candidates: int = 8,
-    seed: int = 0,
     size: int = 128,
     mesh: int = 128,
     frames: int = 48,
+    table: str = "",
+    **settings: Any,
 ) -> dict[str, Any]:
     """Make avatars and write for each a folder of `out`: four PNG views, an MP4 turntable, a GLB, the avatar file and
     its provenance as JSON; and a sheet of all fronts.
 
-    `mesh` is the grid side of the GLB (0: none), `frames` the length of the turntable (0: none).
+    `mesh` is the grid side of the GLB (0: none), `frames` the length of the turntable (0: none). `table` is a CSV of
+    more requests. `settings` are fields of `Request` for all of them; what a row of the table says goes before.
     """
-    if not (prompts or images or seeds):
-        raise StyleAvatarError("nothing was asked for", expected="--prompt, --image or --seeds")
+    asked = _requests(prompts, images, seeds, table)
+    if not asked and not settings.get("attributes"):
+        raise StyleAvatarError("nothing was asked for", expected="--prompt, --image, --attributes, --seeds or --table")
+    asked = asked or {"avatar": {}}
     from styleavatar3d.avatar.pipelines import AvatarPipeline
 
     start = time.monotonic()
-    pipeline = AvatarPipeline.from_pretrained(model, seeds_only=not (prompts or images))
+    alone = all(request.keys() <= {"seed", "truncation"} for request in asked.values()) and not settings.get(
+        "attributes"
+    )
+    pipeline = AvatarPipeline.from_pretrained(model, seeds_only=alone)
     loaded = time.monotonic()
-    settings: dict[str, Any] = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "seed": seed}
     avatars: dict[str, Avatar] = {}
     first_view = 0.0
-    for name, asked in _requests(prompts, images, seeds).items():
-        avatar = cast(Avatar, pipeline(**(settings | asked)))
-        avatar.render(size=size)
+    for name, request in asked.items():
+        made = pipeline.make(Request(**_opened(settings | request, pipeline)))
+        made[0].render(size=size)
         first_view = first_view or time.monotonic() - loaded
-        avatars[name] = avatar
+        avatars |= {f"{name}-{i:02d}" if len(made) > 1 else name: avatar for i, avatar in enumerate(made)}
     written = [_write(avatar, Path(out) / name, size, mesh, frames) for name, avatar in avatars.items()]
     front = orbit_labels(torch.zeros(1), torch.zeros(1))
     fronts = torch.cat([avatar.views(front, size) for avatar in avatars.values()])
@@ -70,6 +74,36 @@ def generate(
         "seconds_to_first_view": round(first_view, 2),
         "seconds": round(time.monotonic() - start, 2),
     }
+
+
+def walk(
+    avatars: Sequence[str],
+    out: str = "runs/walk.mp4",
+    frames: int = 96,
+    size: int = 128,
+    turns: int = 1,
+    model: str | None = None,
+) -> dict[str, Any]:
+    """A film of the way through avatar files and back to the first, while the camera goes `turns` times around."""
+    from styleavatar3d.avatar.pipelines import AvatarPipeline
+    from styleavatar3d.avatar.walk import write_walk
+
+    generator = AvatarPipeline.from_pretrained(model, seeds_only=True).generator
+    write_walk(out, [Avatar.load(path, generator) for path in avatars], frames, size, turns)
+    return {"out": out, "avatars": len(avatars), "frames": frames}
+
+
+def mix(
+    coarse: str, fine: str, first: int, out: str, size: int = 128, mesh: int = 128, frames: int = 48,
+    model: str | None = None,
+) -> dict[str, Any]:  # fmt: skip
+    """The shapes of one avatar file with the details of another, from slot `first` on, as the files of an avatar."""
+    from styleavatar3d.avatar import walk as ways
+    from styleavatar3d.avatar.pipelines import AvatarPipeline
+
+    generator = AvatarPipeline.from_pretrained(model, seeds_only=True).generator
+    mixed = ways.mix(Avatar.load(coarse, generator), Avatar.load(fine, generator), first)
+    return _write(mixed, Path(out), size, mesh, frames)
 
 
 def export(avatar: str, out: str, mesh: int = 128, model: str | None = None) -> dict[str, Any]:
@@ -97,16 +131,26 @@ def export(avatar: str, out: str, mesh: int = 128, model: str | None = None) -> 
     return {"out": out, "vertices": len(surface.vertices), "faces": len(surface.faces)}
 
 
-def _requests(prompts: Sequence[str], images: Sequence[str], seeds: Sequence[int]) -> dict[str, dict[str, Any]]:
+def _requests(
+    prompts: Sequence[str], images: Sequence[str], seeds: Sequence[int], table: str
+) -> dict[str, dict[str, Any]]:
     """What was asked for, each under the name of its folder."""
-    asked = [(_slug(prompt), {"prompt": prompt}) for prompt in prompts]
+    asked: list[tuple[str, dict[str, Any]]] = [(_slug(prompt), {"prompt": prompt}) for prompt in prompts]
     asked += [(_slug(Path(image).stem), {"image": image}) for image in images]
     asked += [(f"seed-{seed:04d}", {"seed": seed}) for seed in seeds]
+    for number, row in enumerate(read_table(table) if table else [], 1):
+        asked.append((_slug(row.pop("name", "")) if "name" in row else f"row-{number:04d}", row))
     names: dict[str, dict[str, Any]] = {}
     for name, request in asked:
         number = sum(taken == name or taken.startswith(f"{name}.") for taken in names)
         names[f"{name}.{number + 1}" if number else name] = request
     return names
+
+
+def _opened(request: dict[str, Any], pipeline: Any) -> dict[str, Any]:
+    """The same with the avatar in place of the name of its file."""
+    start = request.get("start")
+    return request | {"start": Avatar.load(start, pipeline.generator) if start else None}
 
 
 def _slug(text: str) -> str:

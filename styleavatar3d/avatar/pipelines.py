@@ -1,7 +1,6 @@
-"""From a prompt, a picture or a seed to an avatar: CLIP, the style prior and the generator, in one call."""
+"""From a prompt, a picture, attributes or a seed to an avatar: CLIP, the style prior and the generator, in one call."""
 
-from collections.abc import Sequence
-from functools import partial
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -12,23 +11,32 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
+from styleavatar3d.avatar.ranking import Goal, likeness, score
+from styleavatar3d.avatar.requests import Request, spread
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.encoders.clip import ClipEncoder
+from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.miniature.stated import stated_attributes
 from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.licences import NOT_STATED, stated_licences
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.stylespace import attributes as words
 from styleavatar3d.stylespace.codes import generator_sha256
-from styleavatar3d.stylespace.diffusion import Modality, StylePrior
+from styleavatar3d.stylespace.denoiser import Conditions
+from styleavatar3d.stylespace.diffusion import Guidance, StylePrior
 
 _VIEWS_AT_ONCE = 16
 Part = TypeVar("Part")
 
 
 class AvatarPipeline:
-    """Everything that makes avatars. `prior` and `clip` may be None: then only seeds can be asked for."""
+    """Everything that makes avatars. `prior` and `clip` may be None: then only seeds can be asked for.
+
+    Without an `estimator` attributes cannot be checked: candidates are then ranked by CLIP alone.
+    """
 
     def __init__(
         self,
@@ -37,8 +45,9 @@ class AvatarPipeline:
         clip: ClipEncoder | None,
         name: str = "",
         licences: Sequence[str] = (NOT_STATED,),
+        estimator: Estimator | None = None,
     ):
-        self.generator, self.prior, self.clip = generator, prior, clip
+        self.generator, self.prior, self.clip, self.estimator = generator, prior, clip, estimator
         self.sha256 = generator_sha256(generator)
         self.name, self.licences = name, list(licences)
 
@@ -49,9 +58,10 @@ class AvatarPipeline:
         seeds_only: bool = False,
         device: str | torch.device | None = None,
     ) -> "AvatarPipeline":
-        """Load `generator/`, `stylespace/` and `clip/` of a folder; without one, the shipped weights.
+        """Load `generator/`, `stylespace/`, `clip/` and, where there is one, `estimators/` of a folder; without a
+        folder, the shipped weights.
 
-        `seeds_only` loads the generator alone, which spares the heavy imports of the other two. The device is the GPU
+        `seeds_only` loads the generator alone, which spares the heavy imports of the others. The device is the GPU
         if there is one, unless it is named.
         """
         root = Path(folder) if folder else assets() / "data" / "miniature"
@@ -68,73 +78,132 @@ class AvatarPipeline:
         if seeds_only:
             return cls(generator, None, None, root.name, licences)
         prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
-        return cls(generator, prior.to(device), ClipEncoder.from_pretrained(root / "clip", device), root.name, licences)
+        clip = ClipEncoder.from_pretrained(root / "clip", device)
+        eye = root / "estimators"
+        estimator = Estimator.from_pretrained(eye, device) if eye.is_dir() else None
+        return cls(generator, prior.to(device), clip, root.name, licences, estimator)
 
     def __call__(
         self,
         prompt: str | Sequence[str] | None = None,
         image: Picture | Sequence[Picture] | None = None,
         seed: int | Sequence[int] | None = None,
-        truncation: float = 0.7,
-        guidance: float = 2.0,
-        candidates: int = 8,
+        truncation: float | None = None,
+        guidance: Guidance = 3.0,
+        candidates: int = 16,
+        *,
+        attributes: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
+        negative: str = "",
+        start: Avatar | Sequence[Avatar] | None = None,
+        strength: float = 0.6,
+        number: int = 1,
     ) -> Avatar | list[Avatar]:
-        """An avatar, or as many as there are prompts, pictures or seeds in a list.
+        """An avatar; a list of as many as there are prompts, pictures, seeds ... in a list, times `number`.
 
-        Args:
-            prompt: what it should look like; or
-            image: a picture of somebody (path, PIL image, array), or
-            seed: a plain draw from the generator. With a prompt or a picture, the seed of the candidates (default 0).
-            truncation: pulls codes towards the mean: 1 varied, 0 the mean avatar
-            guidance: of the style prior; 1 follows the condition as trained, more insists on it
-            candidates: codes drawn for each prompt or picture; CLIP keeps the one whose front view is nearest to it
+        What the arguments mean is said at `Request`. Of a picture the provenance says how near the avatar came to it
+        ("likeness", of -1 to 1), and "warning" if that is no nearer than strangers are.
         """
-        given = {name: value for name, value in (("prompt", prompt), ("image", image)) if value is not None}
-        if len(given) > 1 or (not given and seed is None):
-            raise StyleAvatarError(
-                "one thing has to be asked for",
-                got=", ".join(given) or "nothing",
-                expected="a prompt, an image or a seed",
-            )
-        _check_numbers(truncation, candidates)
-        if given:
-            [(kind, asked)] = given.items()
-            settings = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "seed": seed or 0}
-            make = partial(self._from_text if kind == "prompt" else self._from_picture, settings=settings)
-        else:
-            asked, make = seed, partial(self._from_seed, settings={"truncation": truncation})
-        return [make(one) for one in asked] if isinstance(asked, (list, tuple, range)) else make(asked)
+        asked = {"prompt": prompt, "image": image, "seed": seed, "attributes": attributes or {}, "start": start}
+        settings = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "negative": negative}
+        requests, several = spread(asked | settings | {"strength": strength, "number": number})
+        made = [avatar for request in requests for avatar in self.make(request)]
+        return made if several or number > 1 else made[0]
+
+    def make(self, request: Request) -> list[Avatar]:
+        """The avatars of one request."""
+        first = request.seed or 0
+        seeds = range(first, first + request.number)
+        if not request.conditional:
+            return [self._from_seed(seed, request) for seed in seeds]
+        goal = self._goal(request)
+        return [self._from_goal(goal, seed, request) for seed in seeds]
 
     @torch.inference_mode()
-    def _from_seed(self, seed: Any, settings: dict[str, Any]) -> Avatar:
-        if isinstance(seed, bool) or not isinstance(seed, int):
-            raise StyleAvatarError("this is no seed", got=seed, expected="a whole number")
+    def _from_seed(self, seed: int, request: Request) -> Avatar:
         z = normal(seed, "avatar", 0, (1, self.generator.config.z_dim)).to(self.generator.w_mean)
-        codes = self.generator.mapping(z, truncation=settings["truncation"])
-        return self._avatar(codes[0], {"seed": seed, **settings})
-
-    def _from_text(self, prompt: Any, settings: dict[str, Any]) -> Avatar:
-        if not isinstance(prompt, str):
-            raise StyleAvatarError("this is no prompt", got=type(prompt).__name__, expected="a text")
-        return self._from_embedding(self._encoder.texts([prompt]), "text", {"prompt": prompt}, settings)
-
-    def _from_picture(self, picture: Any, settings: dict[str, Any]) -> Avatar:
-        pixels = read_picture(picture, self.generator.config.image_resolution)
-        origin = str(picture) if isinstance(picture, (str, Path)) else type(picture).__name__
-        return self._from_embedding(self._encoder.images(pixels[None]), "image", {"image": origin}, settings)
+        codes = self.generator.mapping(z, truncation=request.pull)
+        return self._avatar(codes[0], request.told() | {"seed": seed})
 
     @torch.inference_mode()
-    def _from_embedding(
-        self, embedding: Float[Tensor, "1 clip"], modality: Modality, asked: dict[str, Any], settings: dict[str, Any]
-    ) -> Avatar:
-        prior, clip = self._prior, self._encoder
-        many = embedding.expand(settings["candidates"], -1)
-        codes = prior.sample(many, settings["guidance"], settings["seed"], modality=modality)
-        codes = self.generator.w_mean + settings["truncation"] * (codes - self.generator.w_mean)
-        views = prior.statistics.condition(clip.images(self._fronts(codes)))
-        likeness = torch.cosine_similarity(views, prior.statistics.condition(embedding, modality))
-        best = int(likeness.argmax())
-        return self._avatar(codes[best], {**asked, **settings, "likeness": round(float(likeness[best]), 4)})
+    def _goal(self, request: Request) -> Goal:
+        """What the request asks for, in embeddings and words."""
+        clip = _loaded(self.clip)
+        changed = (stated_attributes(request.prompt) if request.prompt else {}) | dict(request.attributes)
+        if request.prompt is not None:
+            clip.check(request.prompt)
+        picture = request.image
+        image = None
+        if picture is not None:
+            image = clip.images(read_picture(picture, self.generator.config.image_resolution)[None])
+        if request.start is None:
+            text = clip.texts([request.prompt]) if request.prompt is not None else None
+            return Goal(image, text, changed, changed)
+        return self._edit(request, changed, image)
+
+    def _edit(self, request: Request, changed: Mapping[str, str], image: Tensor | None) -> Goal:
+        """The start's own look, changed where the request says so."""
+        clip, start = _loaded(self.clip), request.start
+        if not changed and image is None:
+            raise StyleAvatarError(
+                "the prompt names nothing that could be changed", got=request.prompt,
+                expected="an attribute, such as: with a beard; hair blue; without glasses",
+            )  # fmt: skip
+        if self.estimator is None:
+            raise StyleAvatarError(
+                "without an estimator nobody knows what the avatar looks like", got="no estimators/ in the pipeline",
+                remedy="copy data/miniature/estimators into its folder, or leave out `start`",
+            )  # fmt: skip
+        front = self._fronts(start.codes[None].to(self.generator.w_mean))
+        logits = self._words(front)
+        wanted = words.changed(words.likeliest(logits), changed)
+        said = {name: word for name, word in words.seen_from_the_front(logits).items() if wanted[name] == word}
+        text = clip.texts([words.caption(wanted, said.keys() | changed.keys())])
+        return Goal(clip.images(front) if image is None else image, text, said | dict(changed), changed)
+
+    @torch.inference_mode()
+    def _from_goal(self, goal: Goal, seed: int, request: Request) -> Avatar:
+        prior, count = _loaded(self.prior), request.candidates
+        start = request.start
+        codes = prior.sample(
+            self._conditions(goal, count), request.guidance, seed,
+            unwanted=self._unwanted(request.negative, count),
+            start=None if start is None else start.codes[None].expand(count, -1, -1).to(self.generator.w_mean),
+            strength=request.strength,
+        )  # fmt: skip
+        if start is None:
+            codes = self.generator.w_mean + request.pull * (codes - self.generator.w_mean)
+        views = self._fronts(codes)
+        seen = prior.statistics.image(_loaded(self.clip).images(views))
+        near = likeness(goal, seen, prior.statistics)
+        best = int(score(goal, near, self._words(views) if self.estimator and goal.words else None).argmax())
+        about = request.told() | {"seed": seed, "likeness": round(float(near[best]), 4)}
+        if request.image is not None and prior.strangers is not None and float(near[best]) < prior.strangers:
+            about["warning"] = "no nearer to the picture than strangers are: it is far from what was trained on"
+        return self._avatar(codes[best], about)
+
+    def _conditions(self, goal: Goal, count: int) -> Conditions:
+        prior = _loaded(self.prior)
+        known = {"image": goal.image, "text": goal.text}
+        given = {name: value.expand(count, -1) for name, value in known.items() if value is not None}
+        if goal.words and prior.knows_attributes:
+            given["attributes"] = words.encode([goal.words]).expand(count, -1)
+        if not given:
+            raise StyleAvatarError(
+                "this style prior knows no attributes", got=", ".join(goal.words), expected="a prompt or an image",
+                remedy="train it with data.estimators",
+            )  # fmt: skip
+        return prior.conditions(**given)
+
+    def _unwanted(self, negative: str, count: int) -> Conditions | None:
+        if not negative:
+            return None
+        prior, text = _loaded(self.prior), _loaded(self.clip).texts([negative]).expand(count, -1)
+        named = stated_attributes(negative)
+        known = words.encode([named]).expand(count, -1) if named and prior.knows_attributes else None
+        return prior.conditions(text=text, attributes=known)
+
+    def _words(self, views: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch words"]:
+        return words.read(_loaded(self.estimator), views)
 
     def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
         views = []
@@ -142,14 +211,6 @@ class AvatarPipeline:
             front = orbit_labels(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
             views.append(self.generator.render(self.generator.planes(some), front, codes=some).image)
         return torch.cat(views)
-
-    @property
-    def _prior(self) -> StylePrior:
-        return _loaded(self.prior)
-
-    @property
-    def _encoder(self) -> ClipEncoder:
-        return _loaded(self.clip)
 
     def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:
         about = {
@@ -159,14 +220,6 @@ class AvatarPipeline:
             "licences": self.licences,
         }
         return Avatar(codes.clone(), self.generator, about)
-
-
-def _check_numbers(truncation: float, candidates: int) -> None:
-    if not (0 <= truncation <= 2 and 1 <= candidates <= 256):
-        got = f"truncation {truncation}, candidates {candidates}"
-        raise StyleAvatarError(
-            "these settings are out of range", got=got, expected="truncation in [0, 2], candidates in [1, 256]"
-        )
 
 
 def _loaded(part: Part | None) -> Part:

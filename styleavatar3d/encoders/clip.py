@@ -71,7 +71,7 @@ class ClipEncoder:
         for text in texts:
             if unknown := self.check(text):
                 log.warning("the encoder does not know: %s", ", ".join(unknown))
-        options = {"padding": "max_length", "truncation": True, "max_length": self.tokenizer.model_max_length}
+        options = {"padding": True, "truncation": True, "max_length": self.tokenizer.model_max_length}
         tokens = self.tokenizer(texts, return_tensors="pt", **options).input_ids.to(self.model.device)
         return F.normalize(_features(self.model.get_text_features(input_ids=tokens)), dim=-1)
 

@@ -1,4 +1,7 @@
-"""Pairs of a style code and CLIP embeddings of its front render: free training data from the generator.
+"""Pairs of a style code and what its front render shows, in embeddings, words and captions: free training data.
+
+Nobody has captioned a generator's avatars, so the product's own estimator reads each render, and captions are composed
+of what it saw. Without an estimator a code gets the captions of other figures that CLIP finds nearest to its render.
 
 Everything is keyed by the index of a code, and chunks are published one by one, so that a stopped run goes on
 where it was and any order of work gives the same pairs.
@@ -9,6 +12,7 @@ import json
 import random
 import sys
 import time
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -22,26 +26,32 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.stylespace import attributes
 from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
-from styleavatar3d.stylespace.diffusion import Statistics, caption_likeness
+from styleavatar3d.stylespace.statistics import Statistics, caption_likeness
 
-_AUGMENT_NUMBERS = 8
-_TEXTS = 8
+_AUGMENT_NUMBERS = 9
 MANIFEST = "codes.json"
 
 
+class Makers(NamedTuple):
+    """The networks that make a pair."""
+
+    generator: Any
+    clip: Any
+    estimator: Any
+    """None: captions are then chosen by likeness."""
+
+
 def make(config: StyleSpaceConfig) -> dict:
-    """Render `data.count` codes from near the front and embed them; publish chunks, then statistics and manifest.
+    """Render `data.count` codes from near the front, embed, read and caption them; publish chunks, then statistics and
+    manifest.
 
     Returns a summary. Does nothing when the manifest of the same recipe is there.
     """
-    from styleavatar3d.encoders.clip import ClipEncoder
-    from styleavatar3d.gan.generator import Generator
-
     data, storage, start = config.data, Storage.open(config.data.codes), time.monotonic()
-    generator = Generator.from_pretrained(shipped(data.generator), default_device())
-    clip = ClipEncoder.from_pretrained(shipped(data.clip), default_device())
-    recipe = _recipe(config, generator)
+    makers = load_makers(data)
+    recipe = _recipe(config, makers.generator)
     if (manifest := read_manifest(storage)) and manifest["recipe"] == recipe:
         return {**manifest, "made": 0, "seconds": 0.0}
     names, made = [], 0
@@ -49,16 +59,17 @@ def make(config: StyleSpaceConfig) -> dict:
         indices = range(first, min(first + data.chunk, data.count))
         names.append(f"{recipe}/{first:08d}.safetensors")
         if not storage.exists(names[-1]):
-            storage.publish(names[-1], _to_bytes(_chunk(generator, clip, data, config.run.seed, indices)))
+            storage.publish(names[-1], _to_bytes(_chunk(makers, data, config.run.seed, indices)))
             made += len(indices)
             _report(indices.stop, data.count, made, start)
-    statistics = _finish(storage, recipe, names, clip.texts(front_captions(data.captions, config.run.seed)).cpu())
+    statistics = _finish(storage, recipe, names, makers, config)
     manifest = {
         "recipe": recipe,
         "count": data.count,
         "chunks": names,
-        "generator_sha256": generator_sha256(generator),
-        "slots": generator.config.slots,
+        "generator_sha256": generator_sha256(makers.generator),
+        "slots": makers.generator.config.slots,
+        "attributes": makers.estimator is not None,
         "modality_gap": float((statistics.image_mean - statistics.text_mean).norm()),
     }
     storage.publish(MANIFEST, json.dumps(manifest, indent=2).encode())
@@ -66,9 +77,10 @@ def make(config: StyleSpaceConfig) -> dict:
 
 
 def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
-    """The manifest, the pairs {"codes" [N, w], "embeddings" [N, crops, clip], "texts" [N, 8, clip]}, their statistics.
+    """The manifest, the pairs and their statistics.
 
-    The texts are the embeddings of the captions that fit a code's picture best.
+    Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, clip] of its
+    captions; and if an estimator has read it, what can be said of it, "seen" [N, words].
     """
     storage = Storage.open(codes)
     manifest = read_manifest(storage)
@@ -80,8 +92,9 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
             remedy="styleavatar3d train codes",
         )
     pairs = _read_chunks(storage, manifest["chunks"])
-    captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
-    pairs["texts"] = captions["embeddings"][captions["nearest"].long()]
+    if "texts" not in pairs:
+        captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
+        pairs["texts"] = captions["embeddings"][captions["nearest"].long()]
     tensors = _from_bytes(storage.read(f"{manifest['recipe']}/statistics.safetensors"))
     statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
     statistics.load_state_dict(tensors)
@@ -102,11 +115,12 @@ def generator_sha256(generator: torch.nn.Module) -> str:
 
 
 def augment(
-    images: Float[Tensor, "batch channel height width"], numbers: Float[Tensor, "batch 8"]
+    images: Float[Tensor, "batch channel height width"], numbers: Float[Tensor, "batch 9"]
 ) -> Float[Tensor, "batch channel height width"]:
     """Other crops and colours of pictures in [-1, 1]: a user's picture is neither framed nor lit like a render.
 
-    Zoom 0.8 to 1.2, shift up to 8 % of the width, contrast 0.8 to 1.2, brightness and tint up to 0.1.
+    Zoom 0.8 to 1.2, shift up to 8 % of the width, contrast 0.8 to 1.2, brightness and tint up to 0.1; softened or
+    sharpened by up to half of what a 3 x 3 mean takes away.
     """
     spread = numbers * 2 - 1
     zoom, shift = 1 + 0.2 * spread[:, 0], 0.16 * spread[:, 1:3]
@@ -115,22 +129,55 @@ def augment(
     crop[:, :, 2] = shift
     grid = F.affine_grid(crop, list(images.shape), align_corners=False)
     cropped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
+    soft = F.avg_pool2d(F.pad(cropped, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
+    cropped = cropped + 0.5 * spread[:, 8, None, None, None] * (cropped - soft)
     contrast, tint = 1 + 0.2 * spread[:, 3], 0.1 * spread[:, 4:7] + 0.1 * spread[:, 7:8]
     return (cropped * contrast[:, None, None, None] + tint[:, :, None, None]).clamp(-1, 1)
 
 
+def load_makers(data: CodesConfig) -> Makers:
+    from styleavatar3d.encoders.clip import ClipEncoder
+    from styleavatar3d.encoders.estimators import Estimator
+    from styleavatar3d.gan.generator import Generator
+
+    device = default_device()
+    return Makers(
+        Generator.from_pretrained(shipped(data.generator), device),
+        ClipEncoder.from_pretrained(shipped(data.clip), device),
+        Estimator.from_pretrained(shipped(data.estimators), device) if data.estimators else None,
+    )
+
+
 @torch.no_grad()
-def _chunk(generator, clip, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
-    codes, embeddings, device = [], [], generator.w_mean.device
-    for first in range(indices.start, indices.stop, data.batch):
-        size = min(data.batch, indices.stop - first)
-        w = generator.mapping(normal(seed, "code", first, (size, generator.config.z_dim)).to(device))
-        angles = _uniform_rows(seed, "front", range(first, first + size), 2) * 2 - 1
-        labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
-        images = generator.render(generator.planes(w), labels, codes=w).image
-        codes.append(w[:, 0].cpu())
-        embeddings.append(_embed(clip, images, data.crops, seed, first).cpu())
-    return {"codes": torch.cat(codes).float(), "embeddings": torch.cat(embeddings).half()}
+def _chunk(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
+    batches = [range(first, min(first + data.batch, indices.stop)) for first in indices[:: data.batch]]
+    parts = [_pairs(makers, data, seed, batch) for batch in batches]
+    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
+
+
+def _pairs(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
+    generator = makers.generator
+    z = normal(seed, "code", indices.start, (len(indices), generator.config.z_dim)).to(generator.w_mean)
+    codes = generator.mapping(z)
+    angles = _uniform_rows(seed, "front", indices, 2) * 2 - 1
+    labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
+    images = generator.render(generator.planes(codes), labels, codes=codes).image
+    embeddings = _embed(makers.clip, images, data.crops, seed, indices.start)
+    pairs = {"codes": codes[:, :1].float(), "embeddings": embeddings.half()}
+    if makers.estimator is None:
+        return pairs
+    return pairs | _tell(makers, images, data.texts, seed, indices)
+
+
+def _tell(makers: Makers, images: Tensor, count: int, seed: int, indices: range) -> dict[str, Tensor]:
+    """What the estimator reads in pictures, which of it can be said, and captions that say it."""
+    words = attributes.read(makers.estimator, images).cpu()
+    seen = [attributes.seen_from_the_front(row) for row in words.split(1)]
+    texts = []
+    for index, row, some in zip(indices, words.split(1), seen, strict=True):
+        texts += attributes.captions(attributes.likeliest(row), some, count, f"{seed}/{index}")
+    embedded = makers.clip.texts(texts).unflatten(0, (len(images), count))
+    return {"seen": attributes.encode(seen).half(), "texts": embedded.half()}
 
 
 def _embed(clip, images: Tensor, crops: int, seed: int, first: int) -> Float[Tensor, "batch crops clip"]:
@@ -145,23 +192,27 @@ def _uniform_rows(seed: int, purpose: str, indices: range, count: int) -> Tensor
     return torch.stack([uniform(seed, purpose, index, count) for index in indices])
 
 
-def _finish(storage: Storage, recipe: str, names: list[str], texts: Float[Tensor, "texts clip"]) -> Statistics:
-    """Publish the statistics of all pairs, the captions, and which captions fit each picture best."""
+def _finish(storage: Storage, recipe: str, names: list[str], makers: Makers, config: StyleSpaceConfig) -> Statistics:
+    """Publish the statistics of all pairs, and without an estimator which captions fit each picture best."""
     pairs = _read_chunks(storage, names)
     images = pairs["embeddings"][:, 0]
-    statistics = Statistics.of(pairs["codes"], images, texts)
-    conditions, centred = statistics.condition(images), texts - statistics.text_mean
-    count = min(_TEXTS, len(texts))
-    nearest = [caption_likeness(centred, some).topk(count, dim=0).indices.T for some in conditions.split(1024)]
-    captions = {"embeddings": texts, "nearest": torch.cat(nearest).int()}
-    storage.publish(f"{recipe}/captions.safetensors", _to_bytes(captions))
+    if "texts" in pairs:
+        statistics = Statistics.of(pairs["codes"], images, pairs["texts"][:, 0], paired=True)
+    else:
+        texts = makers.clip.texts(front_captions(config.data.captions, config.run.seed)).cpu()
+        statistics = Statistics.of(pairs["codes"], images, texts, paired=False)
+        conditions, centred = statistics.image(images), texts - statistics.text_mean
+        count = min(config.data.texts, len(texts))
+        nearest = [caption_likeness(centred, some).topk(count, dim=0).indices.T for some in conditions.split(1024)]
+        captions = {"embeddings": texts, "nearest": torch.cat(nearest).int()}
+        storage.publish(f"{recipe}/captions.safetensors", _to_bytes(captions))
     storage.publish(f"{recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
     return statistics
 
 
 def _read_chunks(storage: Storage, names: list[str]) -> dict[str, Tensor]:
     chunks = [_from_bytes(storage.read(name)) for name in names]
-    return {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in ("codes", "embeddings")}
+    return {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in chunks[0]}
 
 
 def front_captions(count: int, seed: int) -> list[str]:

@@ -13,6 +13,8 @@ class CodesConfig(Strict):
 
     generator: str = "data/miniature/generator"
     clip: str = "data/miniature/clip"
+    estimators: str = "data/miniature/estimators"
+    """who reads the renders, so that captions and attributes are known; empty: captions are chosen by likeness"""
     codes: str
     """folder or s3:// prefix of the pairs"""
     count: int = Field(ge=2)
@@ -23,22 +25,36 @@ class CodesConfig(Strict):
     yaw: float = Field(default=20.0, ge=0, le=180)
     """the render's yaw is uniform in +- this many degrees around the front"""
     pitch: float = Field(default=10.0, ge=0, lt=90)
+    texts: int = Field(default=4, ge=1)
+    """captions of a code"""
     captions: int = Field(default=2048, ge=2)
-    """front-view captions that tie text embeddings to image embeddings"""
+    """without estimators: front-view captions of other figures to choose from"""
     chunk: int = Field(default=512, ge=1)
     """codes that are published, and lost by a kill, together"""
     batch: int = Field(default=16, ge=1)
 
 
 class DenoiserConfig(Strict):
-    """Size of the PriorTransformer, or where to take a trained one from."""
+    """Size of the denoiser, or where to take a trained one from."""
 
     start: str = ""
     """folder of a prior to go on from; the sizes are then those of that prior"""
-    layers: int = Field(default=3, ge=1)
-    heads: int = Field(default=6, ge=1)
-    head_width: int = Field(default=32, ge=4)
-    prediction: Literal["epsilon", "sample", "v_prediction"] = "v_prediction"
+    space: Literal["w", "w+"] = "w"
+    """one code for all slots, or a token for each slot"""
+    layers: int = Field(default=4, ge=1)
+    width: int = Field(default=256, ge=8)
+    heads: int = Field(default=4, ge=1)
+    """of the attention between slots; w has none"""
+    prediction: Literal["epsilon", "sample", "v_prediction", "edm"] = "v_prediction"
+
+
+class DropConfig(Strict):
+    """How often a condition is unknown while training, each by itself; and all of them, for guidance."""
+
+    image: float = Field(default=0.5, ge=0, le=1)
+    text: float = Field(default=0.4, ge=0, le=1)
+    attributes: float = Field(default=0.4, ge=0, le=1)
+    all: float = Field(default=0.1, ge=0, le=1)
 
 
 class TrainConfig(Strict):
@@ -50,12 +66,9 @@ class TrainConfig(Strict):
     warmup_kpairs: float = Field(default=20.0, ge=0)
     ema_kpairs: float = Field(default=50.0, gt=0)
     """half-life of the averaged weights, which are the ones saved"""
-    drop: float = Field(default=0.1, ge=0, le=1)
-    """how often the condition is zeroed, for guidance"""
-    texts: float = Field(default=0.25, ge=0, le=1)
-    """how often the condition is a caption that fits the picture, instead of the picture"""
+    drop: DropConfig = DropConfig()
     noise: float = Field(default=0.3, ge=0)
-    """standard deviation of the noise on the condition, whose components have spread one"""
+    """standard deviation of the noise on embeddings, whose components have spread one"""
 
 
 class StyleTrackConfig(TrackConfig):

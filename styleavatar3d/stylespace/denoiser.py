@@ -1,30 +1,114 @@
-"""The network of the style prior: unCLIP's prior transformer, over a style code instead of an image embedding."""
+"""The network of the style prior: a diffusion transformer (arXiv:2212.09748) over the slots of a style code.
 
-from typing import TYPE_CHECKING
+One token a slot. In w all slots are equal, so there is one token, nothing to attend to, and the transformer is a
+residual network. Time and conditions steer every layer through its norm, scale and gate.
+"""
 
-from styleavatar3d.stylespace.config import DenoiserConfig
+from typing import NamedTuple
 
-if TYPE_CHECKING:
-    from diffusers.models.transformers.prior_transformer import PriorTransformer
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional as F
 
-_TOKENS = 4
-"""condition, time, noisy code, and the query whose output is the answer"""
+from styleavatar3d.errors import StyleAvatarError
+
+CONDITIONS = ("image", "text", "attributes")
+_FREQUENCIES = 64
 
 
-def build_denoiser(config: DenoiserConfig, w_dim: int, clip_dim: int) -> "PriorTransformer":
-    """A PriorTransformer with random weights that maps (noisy w [N, w], time [N], embedding [N, clip]) to [N, w].
+class Conditions(NamedTuple):
+    """What is known of each row: embeddings with mean zero and spread one, and a column of ones for each word stated.
 
-    There is no text sequence: text enters as one embedding of the joint space (StyleAvatar3D, section 3.4).
+    A condition that `present` marks with 0 is unknown, whatever stands in its place.
     """
-    from diffusers.models.transformers.prior_transformer import PriorTransformer
 
-    return PriorTransformer(
-        num_attention_heads=config.heads,
-        attention_head_dim=config.head_width,
-        num_layers=config.layers,
-        embedding_dim=w_dim,
-        embedding_proj_dim=clip_dim,
-        num_embeddings=0,
-        additional_embeddings=_TOKENS,
-        encoder_hid_proj_type=None,
-    )
+    image: Float[Tensor, "batch clip"]
+    text: Float[Tensor, "batch clip"]
+    attributes: Float[Tensor, "batch words"]
+    present: Float[Tensor, "batch 3"]
+
+    def only(self, *names: str) -> "Conditions":
+        """The same with every other condition unknown."""
+        kept = torch.tensor([float(name in names) for name in CONDITIONS], device=self.present.device)
+        return self._replace(present=self.present * kept)
+
+    def joined(self) -> Float[Tensor, "batch numbers"]:
+        """Everything as one row of numbers; zeros where a condition is unknown."""
+        parts = [part * self.present[:, i : i + 1] for i, part in enumerate(self[:3])]
+        return torch.cat([*parts, self.present], 1)
+
+    @staticmethod
+    def together(several: "list[Conditions]") -> "Conditions":
+        """The rows of several, one after the other."""
+        return Conditions(*(torch.cat(parts) for parts in zip(*several, strict=True)))
+
+
+class Denoiser(nn.Module):
+    """(noisy code, time in 0..1000, conditions) -> what the noise schedule wants: noise, code or velocity."""
+
+    def __init__(self, w_dim: int, tokens: int, clip_dim: int, words: int, width: int, layers: int, heads: int):
+        super().__init__()
+        if width % heads:
+            raise StyleAvatarError(
+                "the heads do not share the width", got=f"{width} / {heads}", expected="a whole number"
+            )
+        self.time = nn.Sequential(nn.Linear(2 * _FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
+        known = 2 * clip_dim + words + len(CONDITIONS)
+        self.condition = nn.Sequential(nn.Linear(known, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.enter = nn.Linear(w_dim, width)
+        self.place = nn.Parameter(0.02 * torch.randn(tokens, width))
+        self.blocks = nn.ModuleList(_Block(width, heads if tokens > 1 else 0) for _ in range(layers))
+        self.steer = nn.Linear(width, 2 * width)
+        self.leave = nn.Linear(width, w_dim)
+        for layer in (self.steer, self.leave):
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+    def forward(
+        self, noisy: Float[Tensor, "batch tokens w"], time: Float[Tensor, "batch"], conditions: Conditions
+    ) -> Float[Tensor, "batch tokens w"]:
+        steering = F.silu(self.time(waves(time)) + self.condition(conditions.joined()))[:, None]
+        x = self.enter(noisy) + self.place
+        for block in self.blocks:
+            x = block(x, steering)
+        shift, scale = self.steer(steering).chunk(2, -1)
+        return self.leave(_norm(x) * (1 + scale) + shift)
+
+
+class _Block(nn.Module):
+    """Attention (where there is more than one token) and a two-layer network, each beside the identity."""
+
+    def __init__(self, width: int, heads: int):
+        super().__init__()
+        self.heads = heads
+        if heads:
+            self.attend_in, self.attend_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
+        self.inner = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
+        self.steer = nn.Linear(width, (6 if heads else 3) * width)
+        nn.init.zeros_(self.steer.weight)
+        nn.init.zeros_(self.steer.bias)
+
+    def forward(
+        self, x: Float[Tensor, "batch tokens width"], steering: Float[Tensor, "batch 1 width"]
+    ) -> Float[Tensor, "batch tokens width"]:
+        shift, scale, gate, *more = self.steer(steering).chunk(6 if self.heads else 3, -1)
+        if self.heads:
+            x = x + more[2] * self._attend(_norm(x) * (1 + more[1]) + more[0])
+        return x + gate * self.inner(_norm(x) * (1 + scale) + shift)
+
+    def _attend(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
+        thirds = self.attend_in(x).chunk(3, -1)
+        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in thirds)
+        return self.attend_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+
+
+def waves(time: Float[Tensor, "batch"]) -> Float[Tensor, "batch numbers"]:
+    """Sines and cosines of a time in 0..1000, of periods from 6 to 60,000."""
+    frequency = torch.exp(torch.linspace(0, -9.2, _FREQUENCIES, device=time.device))
+    angle = time.float()[:, None] * frequency
+    return torch.cat([angle.sin(), angle.cos()], 1)
+
+
+def _norm(x: Tensor) -> Tensor:
+    return F.layer_norm(x, x.shape[-1:])

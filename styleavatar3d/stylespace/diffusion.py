@@ -1,247 +1,216 @@
-"""The style prior: a diffusion model over the generator's w, conditioned on an embedding of the joint CLIP space.
+"""The style prior: a diffusion model over the generator's codes, conditioned on pictures, texts and attributes.
 
-It stands in for the mapping network (StyleAvatar3D, section 3.4): a picture or a text becomes a code without any fit.
+It stands in for the mapping network (StyleAvatar3D, section 3.4): what is asked for becomes a code without any fit.
 """
 
-import copy
-import json
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Float
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.runtime.weights import load_weights, read_json
+from styleavatar3d.runtime.weights import load_weights, read_json, save_weights
+from styleavatar3d.stylespace import attributes as words
 from styleavatar3d.stylespace.config import DenoiserConfig
-from styleavatar3d.stylespace.denoiser import build_denoiser
+from styleavatar3d.stylespace.denoiser import CONDITIONS, Conditions, Denoiser
+from styleavatar3d.stylespace.noise import NoiseSchedule
+from styleavatar3d.stylespace.statistics import Statistics
 
-Modality = Literal["image", "text"]
-TRAIN_TIMESTEPS = 1000
-_SHARPNESS = 20.0
-_RIDGE = 0.1
-
-
-class Statistics(nn.Module):
-    """What makes codes and embeddings standard, measured on the pairs of one generator.
-
-    Codes and image embeddings get mean zero and spread one. A text embedding lies beside those of the pictures it
-    describes (the modality gap), and says nothing on what it leaves open; so it is not only centred but mapped, by
-    ridge regression, to the image embedding that is to be expected. On held-out renders with captions that name half of
-    the attributes this explained 0.58 of the variance of the picture's embedding, where centring explained 0.36.
-    """
-
-    w_mean: Tensor
-    w_std: Tensor
-    image_mean: Tensor
-    image_spread: Tensor
-    text_mean: Tensor
-    image_from_text: Tensor
-
-    def __init__(self, w_dim: int, clip_dim: int):
-        super().__init__()
-        self.register_buffer("w_mean", torch.zeros(w_dim))
-        self.register_buffer("w_std", torch.ones(w_dim))
-        self.register_buffer("image_mean", torch.zeros(clip_dim))
-        self.register_buffer("image_spread", torch.ones(()))
-        self.register_buffer("text_mean", torch.zeros(clip_dim))
-        self.register_buffer("image_from_text", torch.eye(clip_dim))
-
-    @classmethod
-    def of(
-        cls,
-        codes: Float[Tensor, "count w"],
-        images: Float[Tensor, "images clip"],
-        texts: Float[Tensor, "texts clip"],
-    ) -> "Statistics":
-        """Measure them on codes, and on unit embeddings of their pictures and of captions; which belongs to which
-        need not be known."""
-        statistics = cls(codes.shape[1], images.shape[1])
-        statistics.w_mean, statistics.w_std = codes.mean(0), codes.std(0).clamp(min=1e-4)
-        statistics.image_mean, statistics.text_mean = images.mean(0), texts.mean(0)
-        statistics.image_spread = (images - images.mean(0)).square().mean().sqrt().clamp(min=1e-6)
-        statistics.image_from_text = expected_images(texts - texts.mean(0), statistics.condition(images))
-        return statistics
-
-    def standard_code(self, codes: Float[Tensor, "batch w"]) -> Float[Tensor, "batch w"]:
-        return (codes - self.w_mean) / self.w_std
-
-    def code(self, standard: Float[Tensor, "batch w"]) -> Float[Tensor, "batch w"]:
-        return standard * self.w_std + self.w_mean
-
-    def condition(
-        self, embeddings: Float[Tensor, "*batch clip"], modality: Modality = "image"
-    ) -> Float[Tensor, "*batch clip"]:
-        """Unit embeddings of one modality as conditions: what the picture's embedding is, or is expected to be."""
-        if modality == "text":
-            return (embeddings - self.text_mean) @ self.image_from_text
-        return (embeddings - self.image_mean) / self.image_spread
-
-
-def caption_likeness(
-    texts: Float[Tensor, "texts clip"], images: Float[Tensor, "images clip"]
-) -> Float[Tensor, "texts images"]:
-    """Logits of which centred picture a centred caption describes."""
-    return _SHARPNESS * F.normalize(texts, dim=1) @ F.normalize(images, dim=1).T
-
-
-def expected_images(texts: Float[Tensor, "texts clip"], images: Float[Tensor, "images clip"]) -> Float[Tensor, "c c"]:
-    """The matrix M with texts @ M = mean of the pictures that each text describes, by ridge regression.
-
-    Nobody has captioned the generator's pictures: each caption votes for those it is most like. On renders, where the
-    true pairs are known, this is as good as regression on them (0.757 of the variance against 0.761).
-    """
-    meant = torch.cat([caption_likeness(some, images).softmax(1) @ images for some in texts.split(256)])
-    gram = texts.T @ texts
-    ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))
-    return torch.linalg.solve(gram + ridge, texts.T @ meant).contiguous()
+Guidance = float | Mapping[str, float]
 
 
 class StylePrior(nn.Module):
     """Denoiser, noise schedule and statistics; it belongs to one generator, known by its sha256."""
 
-    def __init__(self, denoiser: Any, scheduler: Any, statistics: Statistics, slots: int, generator_sha256: str):
+    def __init__(
+        self,
+        config: DenoiserConfig,
+        statistics: Statistics,
+        slots: int,
+        generator_sha256: str,
+        knows_attributes: bool = True,
+        strangers: float | None = None,
+    ):
+        """`knows_attributes`: whether it was trained on any. `strangers`: how near, as a cosine, the nearest twentieth
+        of avatars are to a picture that they were not made for; None if nobody has measured it."""
         super().__init__()
-        self.denoiser, self.scheduler, self.statistics = denoiser, scheduler, statistics
-        self.slots, self.generator_sha256 = slots, generator_sha256
+        self.knows_attributes, self.strangers = knows_attributes, strangers
+        w_dim, clip_dim = len(statistics.w_mean), len(statistics.image_mean)
+        self.config, self.statistics, self.slots, self.generator_sha256 = config, statistics, slots, generator_sha256
+        self.tokens = slots if config.space == "w+" else 1
+        self.denoiser = Denoiser(
+            w_dim, self.tokens, clip_dim, words.NUMBERS, config.width, config.layers, config.heads
+        )  # fmt: skip
+        self.noise = NoiseSchedule(config.prediction)
 
-    @classmethod
-    def build(cls, config: DenoiserConfig, statistics: Statistics, slots: int, generator_sha256: str) -> "StylePrior":
-        """A prior with random weights."""
-        from diffusers import DDIMScheduler
-
-        denoiser = build_denoiser(config, len(statistics.w_mean), len(statistics.image_mean))
-        scheduler = DDIMScheduler(
-            num_train_timesteps=TRAIN_TIMESTEPS,
-            beta_schedule="squaredcos_cap_v2",
-            prediction_type=config.prediction,
-            # Sampling starts from pure noise; epsilon says nothing about the code there, the others do.
-            rescale_betas_zero_snr=config.prediction != "epsilon",
-            timestep_spacing="trailing",
-            clip_sample=False,
+    def conditions(
+        self,
+        image: Float[Tensor, "batch clip"] | None = None,
+        text: Float[Tensor, "batch clip"] | None = None,
+        attributes: Float[Tensor, "batch words"] | None = None,
+    ) -> Conditions:
+        """What is asked for, from unit CLIP embeddings and `attributes.encode`; what is None is unknown."""
+        asked = dict(zip(CONDITIONS, (image, text, attributes), strict=True))
+        counts = {len(value) for value in asked.values() if value is not None}
+        if len(counts) != 1:
+            what = "conditions of different numbers of avatars" if counts else "no condition was given"
+            raise StyleAvatarError(what, got=str(sorted(counts)), expected=f"one or more of {', '.join(CONDITIONS)}")
+        like, clip_dim = self.statistics.w_mean, len(self.statistics.image_mean)
+        [count], known = counts, []
+        for (name, value), width in zip(asked.items(), (clip_dim, clip_dim, words.NUMBERS), strict=True):
+            if value is not None and value.shape[1] != width:
+                raise StyleAvatarError(
+                    f"the {name} condition does not fit the style prior",
+                    got=tuple(value.shape), expected=f"[batch, {width}]",
+                    remedy="use the CLIP encoder it was trained with",
+                )  # fmt: skip
+            known.append(like.new_zeros(count, width) if value is None else value.to(like))
+        present = torch.tensor([[float(value is not None) for value in asked.values()]], device=like.device)
+        picture, prompt, numbers = known
+        return Conditions(
+            self.statistics.image(picture), self.statistics.text(prompt), numbers, present.expand(count, -1)
         )
-        return cls(denoiser, scheduler, statistics, slots, generator_sha256)
 
     def loss(
         self,
-        standard: Float[Tensor, "batch w"],
-        condition: Float[Tensor, "batch clip"],
-        timesteps: Int[Tensor, "batch"],
-        noise: Float[Tensor, "batch w"],
-        denoiser: Any = None,
+        standard: Float[Tensor, "batch tokens w"],
+        conditions: Conditions,
+        level: Float[Tensor, "batch"],
+        noise: Float[Tensor, "batch tokens w"],
+        denoiser: Denoiser | None = None,
     ) -> Float[Tensor, ""]:
-        """Mean squared error of what a denoiser (the prior's own by default) predicts at the given times and noise."""
-        noisy = self.scheduler.add_noise(standard, noise, timesteps)
-        prediction = (denoiser or self.denoiser)(noisy, timesteps, condition, return_dict=False)[0]
-        targets = {
-            "epsilon": lambda: noise,
-            "sample": lambda: standard,
-            "v_prediction": lambda: self.scheduler.get_velocity(standard, noise, timesteps),
-        }
-        return (prediction - targets[self.scheduler.config.prediction_type]()).square().mean()
+        """Mean squared error of what a denoiser (the prior's own by default) predicts at noise levels in [0, 1)."""
+        noisy, time, target = self.noise.lesson(standard, noise, level)
+        return ((denoiser or self.denoiser)(noisy, time, conditions) - target).square().mean()
 
     def predict(
         self,
-        noisy: Float[Tensor, "batch w"],
-        timestep: Int[Tensor, ""],
-        condition: Float[Tensor, "batch clip"],
-        guidance: float,
-    ) -> Float[Tensor, "batch w"]:
-        """Classifier-free guidance: guidance * f(y) + (1 - guidance) * f(0); 1 is the conditional prediction itself.
+        noisy: Float[Tensor, "batch tokens w"],
+        time: Float[Tensor, ""],
+        wanted: Conditions,
+        guidance: Guidance = 1.0,
+        unwanted: Conditions | None = None,
+    ) -> Float[Tensor, "batch tokens w"]:
+        """Classifier-free guidance: f(0) + guidance * (f(y) - f(0)); 1 is the conditional prediction itself.
 
-        At a given noisy code the noise, the code and the velocity are affine in each other, so that
-        extrapolating any of them extrapolates all.
+        With a scale for each condition, they come one by one, f(0) + a (f(y1) - f(0)) + b (f(y1, y2) - f(y1)), as in
+        InstructPix2Pix (arXiv:2211.09800). What is `unwanted` takes the place of nothing (a negative prompt).
+        At a given noisy code noise, code and velocity are affine in each other, so that extrapolating any of them
+        extrapolates all.
         """
-        if guidance == 1:
-            return self.denoiser(noisy, timestep, condition, return_dict=False)[0]
-        both = torch.cat([condition, torch.zeros_like(condition)])
-        with_y, without_y = self.denoiser(noisy.repeat(2, 1), timestep, both, return_dict=False)[0].chunk(2)
-        return guidance * with_y + (1 - guidance) * without_y
+        nothing = unwanted or wanted.only()
+        steps = _steps(wanted, guidance)
+        if [scale for _, scale in steps] == [1.0]:
+            return self.denoiser(noisy, time.expand(len(noisy)), wanted)
+        together = Conditions.together([nothing, *(known for known, _ in steps)])
+        count = len(steps) + 1
+        predictions = self.denoiser(noisy.repeat(count, 1, 1), time.expand(count * len(noisy)), together).chunk(count)
+        guided = predictions[0]
+        for i, (_, scale) in enumerate(steps):
+            guided = guided + scale * (predictions[i + 1] - predictions[i])
+        return guided
 
     @torch.no_grad()
     def sample(
         self,
-        embeddings: Float[Tensor, "batch clip"],
-        guidance: float = 2.0,
+        wanted: Conditions,
+        guidance: Guidance = 2.0,
         seed: int = 0,
-        steps: int = 24,
-        modality: Modality = "image",
+        steps: int = 8,
+        unwanted: Conditions | None = None,
+        start: Float[Tensor, "batch slots w"] | None = None,
+        strength: float = 1.0,
+        scheduler: str = "",
     ) -> Float[Tensor, "batch slots w"]:
-        """Codes for unit CLIP embeddings, by DDIM without added noise. Row i draws its noise from (seed, i)."""
-        self._check(embeddings, guidance, steps)
-        device = self.statistics.w_mean.device
-        condition = self.statistics.condition(embeddings.to(device), modality)
-        code = normal(seed, "style", 0, (len(embeddings), len(self.statistics.w_mean))).to(device)
-        self.scheduler.set_timesteps(steps, device=device)
-        for timestep in self.scheduler.timesteps:
-            prediction = self.predict(code, timestep, condition, guidance)
-            code = self.scheduler.step(prediction, timestep, code, return_dict=False)[0]
-        return self.statistics.code(code)[:, None].repeat(1, self.slots, 1)
+        """Codes for conditions. Row i draws its noise from (seed, i).
 
-    def _check(self, embeddings: Tensor, guidance: float, steps: int) -> None:
-        wanted = len(self.statistics.image_mean)
-        if embeddings.ndim != 2 or embeddings.shape[1] != wanted:
-            raise StyleAvatarError(
-                "embeddings do not fit the style prior",
-                got=tuple(embeddings.shape),
-                expected=f"[batch, {wanted}]",
-                remedy="use the CLIP encoder it was trained with",
-            )
-        if not (0 <= guidance <= 100 and 1 <= steps <= TRAIN_TIMESTEPS):
-            raise StyleAvatarError(
-                "guidance or steps out of range",
-                got=f"guidance {guidance}, steps {steps}",
-                expected=f"guidance in [0, 100], steps in [1, {TRAIN_TIMESTEPS}]",
-            )
+        From `start` only the share `strength` of the way to pure noise is gone there and back (SDEdit,
+        arXiv:2108.01073). `scheduler` is the name of a class of diffusers, instead of the prior's own.
+        """
+        _check(guidance, steps, strength)
+        standard = None if start is None else self.statistics.standard_code(start[:, : self.tokens])
+        noise = normal(seed, "style", 0, (len(wanted.present), self.tokens, len(self.statistics.w_mean)))
+
+        def predict(noisy: Tensor, time: Tensor) -> Tensor:
+            return self.predict(noisy, time, wanted, guidance, unwanted)
+
+        code = self.noise.walk_back(predict, noise.to(self.statistics.w_mean), steps, standard, strength, scheduler)
+        return self.statistics.code(code).expand(-1, self.slots, -1).contiguous()
+
+    # --- files ---
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write the denoiser and scheduler as stock diffusers folders, the statistics, and `config.json`; fp16."""
-        from safetensors.torch import save_file
-
-        folder = Path(folder)
-        folder.mkdir(parents=True, exist_ok=True)
-        copy.deepcopy(self.denoiser).half().save_pretrained(folder / "denoiser")
-        self.scheduler.save_pretrained(folder / "scheduler")
-        save_file({k: v.cpu() for k, v in self.statistics.state_dict().items()}, folder / "statistics.safetensors")
-        config = {"slots": self.slots, "generator_sha256": self.generator_sha256}
-        (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
+        """Half-precision safetensors and config.json, in a folder or s3:// prefix."""
+        config = {
+            "denoiser": self.config.model_dump(mode="json", exclude={"start"}),
+            "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean), "slots": self.slots,
+            "words": words.NUMBERS, "generator_sha256": self.generator_sha256,
+            "knows_attributes": self.knows_attributes, "strangers": self.strangers,
+        }  # fmt: skip
+        save_weights(Storage.open(str(folder)), self, config)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, generator_sha256: str | None = None) -> "StylePrior":
         """Load a prior from a folder or s3:// prefix; refuse it if it belongs to a generator of another sha256."""
-        from diffusers import DDIMScheduler
-        from diffusers.models.transformers.prior_transformer import PriorTransformer
-
-        storage = Storage.open(folder)
-        config = _read_config(storage)
-        if generator_sha256 not in (None, config["generator_sha256"]):
+        storage = Storage.open(str(folder))
+        about = _read_config(storage)
+        if generator_sha256 not in (None, about["generator_sha256"]):
             raise StyleAvatarError(
                 "this style prior belongs to another generator",
                 got=f"generator {generator_sha256[:12]}",
-                expected=f"generator {config['generator_sha256'][:12]} ({folder})",
+                expected=f"generator {about['generator_sha256'][:12]} ({folder})",
                 remedy="train the prior again for this generator: styleavatar3d train stylespace",
             )
-        denoiser: Any = PriorTransformer.from_config(read_json(storage, "denoiser/config.json"))
-        load_weights(denoiser, storage, "denoiser/diffusion_pytorch_model.safetensors")
-        statistics = Statistics(denoiser.config.embedding_dim, denoiser.config.embedding_proj_dim)
-        load_weights(statistics, storage, "statistics.safetensors")
-        scheduler = DDIMScheduler.from_config(read_json(storage, "scheduler/scheduler_config.json"))
-        prior = cls(denoiser, scheduler, statistics, config["slots"], config["generator_sha256"])
+        statistics = Statistics(about["w_dim"], about["clip_dim"])
+        more = {name: about[name] for name in ("generator_sha256", "knows_attributes", "strangers")}
+        prior = cls(about["denoiser"], statistics, about["slots"], **more)
+        load_weights(prior, storage)
         return prior.eval().requires_grad_(False)
+
+
+def _steps(wanted: Conditions, guidance: Guidance) -> list[tuple[Conditions, float]]:
+    """The conditions in the order in which they become known, and the scale of each step."""
+    if not isinstance(guidance, Mapping):
+        return [(wanted, float(guidance))]
+    given = [name for i, name in enumerate(CONDITIONS) if wanted.present[:, i].any()]
+    return [(wanted.only(*given[: i + 1]), float(guidance.get(name, 1.0))) for i, name in enumerate(given)]
+
+
+def _check(guidance: Guidance, steps: int, strength: float) -> None:
+    scales = guidance if isinstance(guidance, Mapping) else {"all": guidance}
+    if unknown := [name for name in scales if name not in (*CONDITIONS, "all")]:
+        raise StyleAvatarError("there is no such condition to guide by", got=unknown[0], expected=", ".join(CONDITIONS))
+    if not (all(0 <= scale <= 100 for scale in scales.values()) and 1 <= steps <= 1000 and 0 < strength <= 1):
+        raise StyleAvatarError(
+            "guidance, steps or strength out of range",
+            got=f"guidance {guidance}, steps {steps}, strength {strength}",
+            expected="guidance in [0, 100], steps in [1, 1000], strength in (0, 1]",
+        )
 
 
 def _read_config(storage: Storage) -> dict[str, Any]:
     try:
-        config = read_json(storage, "config.json")
-        return {"slots": int(config["slots"]), "generator_sha256": str(config["generator_sha256"])}
+        about = read_json(storage, "config.json")
+        if about["words"] != words.NUMBERS:
+            raise ValueError(f"{about['words']} words, where figures.looks has {words.NUMBERS}")
+        sizes = {name: int(about[name]) for name in ("w_dim", "clip_dim", "slots")}
+        strangers = about["strangers"]
+        return {
+            **sizes,
+            "denoiser": DenoiserConfig(**about["denoiser"]),
+            "generator_sha256": str(about["generator_sha256"]),
+            "knows_attributes": bool(about["knows_attributes"]),
+            "strangers": None if strangers is None else float(strangers),
+        }
     except (StyleAvatarError, ValueError, KeyError, TypeError) as error:
         raise StyleAvatarError(
             "this folder holds no style prior",
             got=f"{storage.url} ({error})",
-            expected="config.json with slots and generator_sha256, denoiser/, scheduler/, statistics.safetensors",
+            expected="config.json and model.safetensors of `styleavatar3d train stylespace`",
             remedy="styleavatar3d train stylespace --config stylespace/miniature",
         ) from None

@@ -6,9 +6,10 @@ import math
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
+from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.assets import shipped
@@ -21,9 +22,11 @@ from styleavatar3d.runtime.random import generator as random_generator
 from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
-from styleavatar3d.stylespace import codes, evaluate
+from styleavatar3d.stylespace import attributes, codes, evaluate
 from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
-from styleavatar3d.stylespace.diffusion import TRAIN_TIMESTEPS, Statistics, StylePrior
+from styleavatar3d.stylespace.denoiser import Conditions, Denoiser
+from styleavatar3d.stylespace.diffusion import StylePrior
+from styleavatar3d.stylespace.statistics import Statistics
 
 
 @dataclass
@@ -31,7 +34,7 @@ class TrainState:
     """Everything a checkpoint saves. `network` learns; the denoiser of `prior` is its moving average."""
 
     prior: StylePrior
-    network: nn.Module
+    network: Denoiser
     statistics: Statistics
     """those of the prior, on the CPU, where the pairs are"""
     optimizer: torch.optim.Optimizer
@@ -66,7 +69,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     statistics = copy.deepcopy(prior.statistics)
     network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
     prior.to(world.device).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.01)
+    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
     state = TrainState(prior, network, statistics, optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
     if checkpoint := checkpoints.latest():
@@ -90,6 +93,7 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
     summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
     if tracker:
         summary |= evaluate.measure(config, prior.cpu(), held_out)
+        prior.strangers = summary.get("strangers")
         publish_weights(storage, prior, model_card(config, prior, summary))
         storage.publish("summary.json", json.dumps(summary, indent=2).encode())
         tracker.report(state.seen, {name: value for name, value in summary.items() if isinstance(value, float)})
@@ -103,7 +107,7 @@ def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, 
     if config.model.start:
         return StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
     torch.manual_seed(key(config.run.seed, "denoiser"))
-    return StylePrior.build(config.model, statistics, manifest["slots"], manifest["generator_sha256"])
+    return StylePrior(config.model, statistics, manifest["slots"], manifest["generator_sha256"], manifest["attributes"])
 
 
 def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
@@ -112,7 +116,7 @@ def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, see
     for group in state.optimizer.param_groups:
         group["lr"] = settings.learning_rate * schedule(state.seen, settings)
     state.optimizer.zero_grad(set_to_none=True)
-    loss = state.prior.loss(**batch, denoiser=state.network)
+    loss = state.prior.loss(*batch, denoiser=state.network)
     loss.backward()
     world.average_gradients(state.network)
     nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
@@ -124,40 +128,58 @@ def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, see
 
 @torch.no_grad()
 def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> float:
-    """The loss of the averaged weights on pairs never trained on, always at the same times and noise."""
-    statistics, count = state.statistics, len(pairs["codes"])
-    standard = statistics.standard_code(pairs["codes"])
-    condition = statistics.condition(pairs["embeddings"][:, 0])
-    timesteps = torch.arange(count) * TRAIN_TIMESTEPS // count
-    noise = normal(0, "held out", 0, tuple(standard.shape))
-    return state.prior.loss(*(part.to(world.device) for part in (standard, condition, timesteps, noise))).item()
+    """The loss of the averaged weights on pictures never trained on, always at the same levels and noise."""
+    standard = state.statistics.standard_code(pairs["codes"]).expand(-1, state.prior.tokens, -1).to(world.device)
+    conditions = state.prior.conditions(image=pairs["embeddings"][:, 0])
+    level = torch.arange(len(standard), device=world.device) / len(standard)
+    noise = normal(0, "held out", 0, tuple(standard.shape)).to(world.device)
+    return state.prior.loss(standard, conditions, level, noise).item()
 
 
-def draw_batch(
-    state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World
-) -> dict[str, Tensor]:
-    """This rank's part of the batch at `state.seen`: standard codes, conditions, times and noise."""
-    statistics, size = state.statistics, settings.batch
+class Batch(NamedTuple):
+    """What `StylePrior.loss` takes."""
+
+    standard: Float[Tensor, "batch tokens w"]
+    conditions: Conditions
+    level: Float[Tensor, "batch"]
+    noise: Float[Tensor, "batch tokens w"]
+
+
+def draw_batch(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> Batch:
+    """This rank's part of the batch at `state.seen`."""
+    size = settings.batch
     draw = random_generator(seed, "style batch", state.seen)
     indices = batch_indices(seed, state.seen, size, len(pairs["codes"]))
-    crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
-    captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
-    by_text = torch.rand(size, 1, generator=draw) < settings.texts
-    disturbance = settings.noise * torch.randn(size, pairs["embeddings"].shape[2], generator=draw)
-    kept = torch.rand(size, 1, generator=draw) >= settings.drop
-    timesteps = torch.randint(TRAIN_TIMESTEPS, (size,), generator=draw)
-    noise = torch.randn(size, pairs["codes"].shape[1], generator=draw)
-    images = statistics.condition(pairs["embeddings"][indices, crops])
-    texts = statistics.condition(pairs["texts"][indices, captions], "text")
-    batch = {
-        "standard": statistics.standard_code(pairs["codes"][indices]),
-        "condition": (torch.where(by_text, texts, images) + disturbance) * kept,
-        "timesteps": timesteps,
-        "noise": noise,
-    }
+    standard = state.statistics.standard_code(pairs["codes"][indices]).expand(-1, state.prior.tokens, -1)
+    conditions = draw_conditions(state.statistics, pairs, indices, settings, draw)
+    level, noise = torch.rand(size, generator=draw), torch.randn(standard.shape, generator=draw)
     share = world.share(size)
     part = slice(world.rank * share, (world.rank + 1) * share)
-    return {name: tensor[part].to(world.device) for name, tensor in batch.items()}
+    standard, level, noise = (value[part].to(world.device) for value in (standard, level, noise))
+    return Batch(standard, Conditions(*(value[part].to(world.device) for value in conditions)), level, noise)
+
+
+def draw_conditions(
+    statistics: Statistics, pairs: dict[str, Tensor], indices: Tensor, settings: TrainConfig, draw: torch.Generator
+) -> Conditions:
+    """For each code a crop of its render, a caption and some of its attributes; each may be left unknown."""
+    size, drop = len(indices), settings.drop
+    crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
+    captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
+    disturbance = settings.noise * torch.randn(2, size, pairs["embeddings"].shape[2], generator=draw)
+    kept = torch.rand(size, 3, generator=draw) >= torch.tensor([drop.image, drop.text, drop.attributes])
+    kept &= torch.rand(size, 1, generator=draw) >= drop.all
+    said = (
+        attributes.some_of(pairs["seen"][indices], draw) if "seen" in pairs else torch.zeros(size, attributes.NUMBERS)
+    )
+    if "seen" not in pairs:
+        kept[:, 2] = False
+    return Conditions(
+        statistics.image(pairs["embeddings"][indices, crops]) + disturbance[0],
+        statistics.text(pairs["texts"][indices, captions]) + disturbance[1],
+        said,
+        kept.float(),
+    )
 
 
 def batch_indices(seed: int, position: int, batch: int, count: int) -> Tensor:

@@ -15,6 +15,7 @@ from styleavatar3d.avatar.generate import export, generate
 from styleavatar3d.avatar.pipelines import AvatarPipeline
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.stylespace.attributes import likelihood
 
 PROMPT = "a blue alien with round glasses, clay style"
 
@@ -27,6 +28,12 @@ def folder(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def pipeline(folder) -> AvatarPipeline:
     return AvatarPipeline.from_pretrained(folder)
+
+
+@pytest.fixture(scope="module")
+def seeing(tmp_path_factory) -> AvatarPipeline:
+    """The same with an estimator."""
+    return AvatarPipeline.from_pretrained(tiny.write_pipeline(tmp_path_factory.mktemp("seeing"), estimator=True))
 
 
 def test_one_request_gives_one_avatar_and_a_list_gives_a_list(pipeline):
@@ -94,7 +101,9 @@ def test_an_avatar_file_opens_with_its_generator_only(pipeline, tmp_path):
     "request_",
     [
         {},
-        {"prompt": PROMPT, "image": np.zeros((4, 4, 3), np.uint8)},
+        {"prompt": [PROMPT], "image": [np.zeros((4, 4, 3), np.uint8)] * 2},
+        {"attributes": {"hairs": "bob"}},
+        {"prompt": PROMPT, "negative": "xyzzy"},
         {"prompt": ""},
         {"prompt": "xyzzy plugh"},
         {"prompt": "man " * 2500},
@@ -107,6 +116,61 @@ def test_an_avatar_file_opens_with_its_generator_only(pipeline, tmp_path):
 def test_bad_requests_are_refused(pipeline, request_):
     with pytest.raises(StyleAvatarError):
         pipeline(**request_)
+
+
+def test_everything_that_is_given_is_followed_together(pipeline, seeing):
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    settings = {"prompt": PROMPT, "candidates": 2, "truncation": 1.0}
+    alone = pipeline(**settings)
+    for more in (
+        {"image": picture}, {"attributes": {"hair": "long"}}, {"negative": "a beard"}, {"guidance": 1.0},
+        {"guidance": {"text": 6.0}}, {"seed": 4},
+    ):  # fmt: skip
+        assert not torch.allclose(pipeline(**settings, **more).codes, alone.codes, atol=1e-4), more
+    torch.testing.assert_close(pipeline(**settings, seed=0).codes, alone.codes)
+    assert not torch.allclose(
+        seeing(attributes={"hair": "long"}, candidates=1).codes, seeing(attributes={"hair": "bob"}, candidates=1).codes
+    )
+
+
+def test_a_number_of_avatars_are_those_of_the_seeds(pipeline):
+    three = pipeline(prompt=PROMPT, number=3, seed=5, candidates=2)
+    for i, avatar in enumerate(three):
+        torch.testing.assert_close(avatar.codes, pipeline(prompt=PROMPT, seed=5 + i, candidates=2).codes)
+        assert avatar.provenance["request"]["seed"] == 5 + i
+
+
+def test_pictures_far_from_the_training_world_are_warned_of(pipeline):
+    """The tiny prior was told that strangers are nearer than anything can be."""
+    picture = np.full((8, 8, 3), 200, np.uint8)
+    about = pipeline(image=picture, candidates=1).provenance["request"]
+    assert "far from" in about["warning"] and -1 <= about["likeness"] <= 1
+    assert "warning" not in pipeline(prompt=PROMPT, candidates=1).provenance["request"]
+
+
+def test_an_edit_stays_nearer_to_its_start_the_weaker_it_is(seeing):
+    start = seeing(seed=1, truncation=1.0)
+    edits = [seeing(prompt="with a beard", start=start, strength=share, candidates=1) for share in (0.1, 0.4, 1.0)]
+    gone = [float((edit.codes - start.codes).norm()) for edit in edits]
+    assert gone == sorted(gone) and gone[0] < 0.5 * gone[2]
+    assert edits[0].provenance["request"]["start"] == start.provenance["request"]
+    with pytest.raises(StyleAvatarError, match="nothing that could be changed"):
+        seeing(prompt="front view", start=start)
+
+
+def test_an_edit_needs_somebody_who_sees(pipeline):
+    with pytest.raises(StyleAvatarError, match="without an estimator"):
+        pipeline(prompt="with a beard", start=pipeline(seed=1))
+
+
+def test_candidates_that_show_the_words_are_preferred(seeing):
+    """By the estimator's own reading of the front view."""
+    wanted = {"kind": "alien", "skin": "blue", "glasses": "round glasses", "style": "clay", "smile": "yes"}
+    shown = []
+    for count in (1, 4, 24):
+        codes = seeing(attributes=wanted, candidates=count).codes
+        shown.append(float(likelihood(seeing._words(seeing._fronts(codes[None])), wanted)))
+    assert shown == sorted(shown) and shown[0] < shown[2]
 
 
 def test_folders_that_are_no_pipeline(folder, tmp_path):
@@ -131,10 +195,12 @@ def test_generate_writes_every_file_with_its_provenance(folder, tmp_path):
     Image.new("RGB", (20, 20), "green").save(tmp_path / "green.png")
     asked = {"prompts": [PROMPT, PROMPT], "images": [str(tmp_path / "green.png")], "seeds": [4]}
     small = {"size": 32, "mesh": 16, "frames": 4, "candidates": 2}
-    result = generate(**asked, **small, out=str(tmp_path / "out"), model=str(folder))
+    table = tmp_path / "table.csv"
+    table.write_text("name,prompt,image,number\nboth,a blue alien,green.png,2\n")
+    result = generate(**asked, **small, table=str(table), out=str(tmp_path / "out"), model=str(folder))
     names = [Path(avatar["folder"]).name for avatar in result["avatars"]]
     slug = "a-blue-alien-with-round-glasses-clay-style"
-    assert names == [slug, f"{slug}.2", "green", "seed-0004"]
+    assert names == [slug, f"{slug}.2", "green", "seed-0004", "both-00", "both-01"]
     for name in names:
         made = tmp_path / "out" / name
         assert {file.name for file in made.iterdir()} == {
@@ -144,7 +210,7 @@ def test_generate_writes_every_file_with_its_provenance(folder, tmp_path):
         about = json.loads((made / "provenance.json").read_text())
         assert json.loads(Image.open(made / "front.png").text["provenance"]) == about
         assert about["licences"] and len(about["config_hash"]) == 12
-    assert Image.open(result["sheet"]).size == (4 * 32, 32)
+    assert Image.open(result["sheet"]).size == (6 * 32, 32)
     for ending in (".glb", ".obj", ".ply", ".stl"):
         path = tmp_path / f"mesh{ending}"
         assert export(str(made / "avatar.safetensors"), str(path), 16, str(folder))["faces"] > 0 and path.stat().st_size

@@ -13,10 +13,11 @@ from styleavatar3d.config import load_config, validate
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.stylespace import codes
+from styleavatar3d.stylespace import attributes, codes
 from styleavatar3d.stylespace.config import StyleSpaceConfig
 from styleavatar3d.stylespace.diffusion import StylePrior
-from styleavatar3d.stylespace.train import batch_indices, schedule, step, train
+from styleavatar3d.stylespace.statistics import Statistics
+from styleavatar3d.stylespace.train import batch_indices, draw_conditions, schedule, step, train
 
 
 @pytest.fixture(scope="module")
@@ -24,15 +25,17 @@ def models(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("models")
     tiny.write_generator(folder / "generator")
     tiny.write_clip(folder / "clip")
+    tiny.write_estimator(folder / "estimators")
     return folder
 
 
-def config(models: Path, out: Path, start: str = "", **train) -> StyleSpaceConfig:
+def config(models: Path, out: Path, start: str = "", eyes: bool = True, **train) -> StyleSpaceConfig:
     return validate(StyleSpaceConfig, {
         "run": {"out": str(out)},
         "data": {"generator": str(models / "generator"), "clip": str(models / "clip"), "codes": str(out / "codes"),
-                 "count": 24, "held_out": 8, "crops": 2, "captions": 8, "chunk": 8, "batch": 4},
-        "model": {"start": start, "layers": 1, "heads": 2, "head_width": 8},
+                 "estimators": str(models / "estimators") if eyes else "",
+                 "count": 24, "held_out": 8, "crops": 2, "texts": 3, "captions": 8, "chunk": 8, "batch": 4},
+        "model": {"start": start, "layers": 1, "width": 16},
         "train": {"kpairs": 0.064, "batch": 16, "warmup_kpairs": 0, "ema_kpairs": 0.02} | train,
         "track": {"retrieval": 4, "checkpoint_kpairs": 0.016},
     })  # fmt: skip
@@ -43,7 +46,7 @@ def pairs(out: Path) -> dict[str, torch.Tensor]:
 
 
 def weights(out: Path) -> bytes:
-    return (out / "weights" / "denoiser" / "diffusion_pytorch_model.safetensors").read_bytes()
+    return (out / "weights" / "model.safetensors").read_bytes()
 
 
 def test_the_shipped_configs_are_valid():
@@ -56,7 +59,7 @@ def test_pairs_do_not_depend_on_chunks_or_interruptions(models, tmp_path):
     assert summary["made"] == 24 and codes.make(config(models, tmp_path / "one"))["made"] == 0
     expected = pairs(tmp_path / "one")
     assert {name: tuple(tensor.shape) for name, tensor in expected.items()} == {
-        "codes": (24, 16), "embeddings": (24, 2, 16), "texts": (24, 8, 16),
+        "codes": (24, 1, 16), "embeddings": (24, 2, 16), "texts": (24, 3, 16), "seen": (24, attributes.NUMBERS),
     }  # fmt: skip
 
     storage = Storage.open(str(tmp_path / "one" / "codes"))
@@ -74,7 +77,10 @@ def test_pairs_do_not_depend_on_chunks_or_interruptions(models, tmp_path):
 
 def test_training_writes_a_prior_that_belongs_to_its_generator(models, tmp_path):
     summary = train(config(models, tmp_path))
-    assert summary["kpairs"] == 0.064 and {"explained", "image_retrieval", "text_retrieval"} <= summary.keys()
+    assert (
+        summary["kpairs"] == 0.064
+        and {"explained", "image_retrieval", "text_retrieval", "strangers", "attributes_found"} <= summary.keys()
+    )
     sha256 = codes.generator_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
     assert StylePrior.from_pretrained(tmp_path / "weights", sha256).slots == 6
     assert (tmp_path / "log.jsonl").read_text().count("\n") >= 1
@@ -99,6 +105,36 @@ def test_an_interrupted_training_resumes_to_the_same_weights(models, tmp_path, m
     assert not (cut / "weights").exists()
     train(config(models, cut))
     assert weights(cut) == weights(whole)
+
+
+def test_without_an_estimator_captions_are_chosen_by_likeness(models, tmp_path):
+    blind = config(models, tmp_path, eyes=False)
+    summary = train(blind)
+    assert "attributes_found" not in summary and pairs(tmp_path).keys() == {"codes", "embeddings", "texts"}
+    assert not StylePrior.from_pretrained(tmp_path / "weights").knows_attributes
+
+
+def test_a_prior_of_slots_trains_and_gives_every_slot_a_code(models, tmp_path):
+    sized = config(models, tmp_path)
+    train(sized.model_copy(update={"model": sized.model.model_copy(update={"space": "w+", "heads": 2})}))
+    prior = StylePrior.from_pretrained(tmp_path / "weights")
+    codes_ = prior.sample(prior.conditions(image=torch.randn(2, 16)))
+    assert prior.tokens == 6 and codes_.shape == (2, 6, 16) and not torch.equal(codes_[:, 0], codes_[:, 1])
+
+
+def test_conditions_are_dropped_each_by_itself(models, tmp_path):
+    settings = config(models, tmp_path, drop={"image": 0.5, "text": 0.25, "attributes": 0.25, "all": 0.2}).train
+    count = 4000
+    fake = {"embeddings": torch.randn(count, 1, 16), "texts": torch.randn(count, 1, 16),
+            "seen": torch.ones(count, attributes.NUMBERS)}  # fmt: skip
+    draw = torch.Generator().manual_seed(0)
+    known = draw_conditions(Statistics(16, 16), fake, torch.arange(count), settings, draw)
+    shares = known.present.mean(0)
+    torch.testing.assert_close(shares, torch.tensor([0.4, 0.6, 0.6]), atol=0.03, rtol=0)
+    both = (known.present[:, 0] * known.present[:, 1]).mean()
+    assert abs(both - 0.8 * 0.5 * 0.75) < 0.03
+    nothing = (known.present.sum(1) == 0).float().mean()
+    assert abs(nothing - (0.2 + 0.8 * 0.5 * 0.25 * 0.25)) < 0.03
 
 
 def test_a_stop_signal_leaves_a_checkpoint(models, tmp_path, monkeypatch):
@@ -130,9 +166,9 @@ def test_the_learning_rate_rises_and_falls(models, tmp_path):
 
 def test_augmented_pictures_stay_pictures_and_differ():
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    varied = codes.augment(images, torch.rand(4, 8))
+    varied = codes.augment(images, torch.rand(4, 9))
     assert varied.shape == images.shape and varied.abs().max() <= 1 and not torch.allclose(varied, images)
-    torch.testing.assert_close(codes.augment(images, torch.full((4, 8), 0.5)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(codes.augment(images, torch.full((4, 9), 0.5)), images, atol=1e-5, rtol=0)
 
 
 def test_training_without_pairs_left_is_refused(models, tmp_path):
