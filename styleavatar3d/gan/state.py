@@ -1,15 +1,19 @@
 """Everything that training changes, in one object."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from styleavatar3d.assets import shipped
+from styleavatar3d.gan.augment import Controller
+from styleavatar3d.gan.camera_correction import CameraCorrection
 from styleavatar3d.gan.config import GanConfig
+from styleavatar3d.gan.deformation import PoseHead
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.guard import Guard
 from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.storage import Storage
@@ -29,6 +33,10 @@ class TrainState:
     reconstruction_optimizer: torch.optim.Adam | None = None
     """Of encoder and generator; its own, as an optimiser shared with the adversarial loss would let the larger
     gradients set the pace of the smaller."""
+    aside: torch.nn.ModuleDict = field(default_factory=torch.nn.ModuleDict)
+    """What learns with the generator and is no part of it: "correction" of cameras, "pose" of neck and head."""
+    controller: Controller | None = None
+    guard: Guard = field(default_factory=Guard)
     seen: int = 0
 
     @classmethod
@@ -42,16 +50,19 @@ class TrainState:
             discriminator = Discriminator(config.model.discriminator).to(device)
             reader = config.model.encoder
             encoder = Encoder(reader, config.model.generator.z_dim).to(device) if reader else None
+            aside = _aside(config).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
         return cls(
             generator,
             discriminator,
             average,
-            torch.optim.Adam(generator.parameters(), config.train.generator_rate, **options),
+            torch.optim.Adam([*generator.parameters(), *aside.parameters()], config.train.generator_rate, **options),
             torch.optim.Adam(discriminator.parameters(), config.train.discriminator_rate, **options),
             encoder,
             torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **options) if encoder else None,
+            aside,
+            Controller(config.train.augment) if config.train.augment.on else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -59,8 +70,11 @@ class TrainState:
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
+            "aside": self.aside,
+            "guard": self.guard,
         }
-        return networks | ({"encoder": self.encoder} if self.encoder else {})
+        optional = {"encoder": self.encoder, "controller": self.controller}
+        return networks | {name: part for name, part in optional.items() if part is not None}
 
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         optimizers = {
@@ -78,7 +92,7 @@ class TrainState:
         return found
 
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
-        """Go back to a checkpoint. Raises StyleAvatarError if it is of other networks."""
+        """Go back to a checkpoint. Raises StyleAvatarError if it is of other networks or parts of training."""
         for key, network in self.networks().items():
             weights = {n[len(key) + 1 :]: t for n, t in checkpoint.tensors.items() if n.startswith(key + ".")}
             check_shapes(weights, network.state_dict(), source)
@@ -86,3 +100,12 @@ class TrainState:
         for name, optimizer in self.optimizers().items():
             load_optimizer(optimizer, checkpoint.tensors, name)
         self.seen = checkpoint.position
+
+
+def _aside(config: GanConfig) -> torch.nn.ModuleDict:
+    z_dim, found = config.model.generator.z_dim, torch.nn.ModuleDict()
+    if config.model.correction.kind != "none":
+        found["correction"] = CameraCorrection(z_dim, config.model.correction)
+    if config.model.discriminator.pose:
+        found["pose"] = PoseHead(z_dim + 25)
+    return found
