@@ -176,7 +176,7 @@ class Population:
 def codes_of(generator: Any, z: Float[Tensor, "batch z"], cameras: Float[Tensor, "batch 25"]) -> Tensor:
     """Codes [batch, slots, w] at truncation 1, of a generator that listens to cameras or does not."""
     listens = "labels" in inspect.signature(generator.mapping).parameters
-    return generator.mapping(z, cameras.to(z)) if listens else generator.mapping(z)
+    return generator.mapping(z, labels=cameras.to(z)) if listens else generator.mapping(z)
 
 
 def shard_pictures(data: str, pictures: range, count: int) -> UInt8[Tensor, "some 3 size size"]:

@@ -3,9 +3,12 @@
 from pydantic import Field, model_validator
 
 from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.gan.augment import AugmentConfig
+from styleavatar3d.gan.camera_correction import CorrectionConfig
 from styleavatar3d.gan.discriminator import DiscriminatorConfig
 from styleavatar3d.gan.generator import GeneratorConfig
 from styleavatar3d.gan.labels import LabelConfig
+from styleavatar3d.gan.losses import PenaltyShares
 from styleavatar3d.gan.perception import PerceptionConfig
 from styleavatar3d.gan.reconstruction import EncoderConfig
 from styleavatar3d.gan.schedule import Schedule
@@ -21,6 +24,7 @@ class GanModel(Strict):
     generator: GeneratorConfig = GeneratorConfig()
     discriminator: DiscriminatorConfig = DiscriminatorConfig()
     label: LabelConfig = LabelConfig()
+    correction: CorrectionConfig = CorrectionConfig()
     encoder: EncoderConfig | None = None
     transport: TransportConfig = TransportConfig()
     perception: PerceptionConfig | None = None
@@ -53,7 +57,21 @@ class GanTrain(Strict):
     """every how many steps after `warm_kimg` the generator reconstructs too, which keeps its heads round; 0: never"""
     anchor_rate: float = Field(default=1.0, gt=0)
     """the learning rate of those steps, as a multiple of `encoder.rate`"""
+    penalty_shares: PenaltyShares | None = None
+    """strengths of the gradient penalty on image, raw picture, mask and depth; left out: on all that is seen, alike"""
+    augment: AugmentConfig = AugmentConfig()
     mask_uncertainty: float = 0.0
+    density_variation: float = Field(default=0.0, ge=0)
+    """weight of differences between the densities, over density_gain, of neighbouring points (EG3D's 0.25)"""
+    density_interval: int = Field(default=4, gt=0)
+    """every how many steps, with so many times the weight"""
+    density_points: int = Field(default=1000, gt=0)
+    correction_drift: float = Field(default=10.0, ge=0)
+    """what keeps learned camera corrections at none in the mean (PanoHead's 10)"""
+    pose_weight: float = Field(default=10.0, ge=0)
+    """of the discriminator's guess of poses, where it guesses them"""
+    micro_batch: int = Field(default=0, ge=0)
+    """images that a process looks at in one go; gradients add up to those of the batch. 0: all at once"""
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
     checkpoint_kimg: float = Field(default=4.0, gt=0)
@@ -90,4 +108,50 @@ class GanConfig(Strict):
             raise ValueError(f"model.encoder.resolution must be that of the pictures, {final}, or below")
         if self.model.generator.super_resolution_width and start != final:
             raise ValueError("with super-resolution the resolution cannot grow: start_resolution must be the final one")
+        if problem := conflict(self):
+            raise ValueError(problem)
         return self
+
+
+def conflict(config: GanConfig) -> str | None:
+    """The first pair of settings that do not go together, both named, with the way out."""
+    model, train, fades = config.model, config.train, config.train.schedule.fades
+    generator, judge, group = model.generator, model.discriminator, model.discriminator.group
+    larger = bool(generator.super_resolution_width)
+    conflicts = {
+        "train.schedule.fades.swap needs a generator that is told cameras: set model.generator.camera_width": (
+            (fades.swap.start or fades.swap.end) and not generator.camera_width
+        ),
+        "model.encoder trains a generator that is told no camera: set model.generator.camera_width to 0": (
+            model.encoder and generator.camera_width
+        ),
+        "train.schedule.fades.neural_resolution needs model.generator.super_resolution_width": (
+            fades.neural_resolution and not larger
+        ),
+        "train.schedule.fades.pose_prior needs model.discriminator.pose": (
+            (fades.pose_prior.start or fades.pose_prior.end) and not judge.pose
+        ),
+        "model.discriminator.pose and train.augment.mirror: a mirrored figure has another pose, set one to false": (
+            judge.pose and train.augment.on and train.augment.mirror
+        ),
+        "model.discriminator.depth and train.augment: augmented depths fit no camera, set one to false": (
+            judge.depth and train.augment.on
+        ),
+        "model.label.wrong_camera takes a neighbour's camera: set model.discriminator.group to 2 or more": (
+            model.label.wrong_camera and group == 1
+        ),
+        f"train.micro_batch must be a multiple of model.discriminator.group, {group}": train.micro_batch % group,
+        "train.micro_batch works without model.encoder, whose depth loss is a mean over a whole batch's pixels": (
+            train.micro_batch and model.encoder
+        ),
+        "train.penalty_shares.raw needs model.discriminator.raw: set it to 0": (
+            train.penalty_shares and train.penalty_shares.raw and not judge.raw
+        ),
+        "train.penalty_shares.depth needs model.discriminator.depth: set it to 0": (
+            train.penalty_shares and train.penalty_shares.depth and not judge.depth
+        ),
+        "train.penalty_shares.mask needs model.discriminator.mask: set it to 0": (
+            train.penalty_shares and train.penalty_shares.mask and not judge.mask
+        ),
+    }
+    return next((problem for problem, found in conflicts.items() if found), None)

@@ -8,9 +8,11 @@ from jaxtyping import Float, Int
 from pydantic import Field, model_validator
 from torch import Tensor, nn
 
+from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.config import Strict, validate
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.backbone import Mapping, Synthesis, fast_dtype, join
+from styleavatar3d.gan.conditioning import CameraEmbedding
 from styleavatar3d.gan.planes import Planes, plane_slices, to_planes
 from styleavatar3d.gan.renderer import Renderer
 from styleavatar3d.gan.superresolution import SuperResolution
@@ -51,6 +53,11 @@ class GeneratorConfig(Strict):
     margin: float = Field(default=0.0, ge=0)
     samples: tuple[int, int] = (24, 24)
     super_resolution_width: int = 0
+    super_resolution: Literal[2, 4, 8] = 2
+    """how much larger the picture gets where there is super-resolution; each doubling beyond the first halves its
+    width"""
+    camera_width: int = Field(default=0, ge=0)
+    """numbers beside the latent that tell the mapping network the camera; 0 tells it nothing"""
     precision: Literal["auto", "parameter", "bfloat16"] = "auto"
 
     @model_validator(mode="after")
@@ -82,7 +89,7 @@ class GeneratorConfig(Strict):
 
     @property
     def image_resolution(self) -> int:
-        return self.resolution * (2 if self.super_resolution_width else 1)
+        return self.resolution * (self.super_resolution if self.super_resolution_width else 1)
 
 
 class Rendering(NamedTuple):
@@ -129,7 +136,7 @@ def mix_styles(
 
 
 class Generator(nn.Module):
-    """Mapping, synthesis of planes, renderer and optional super-resolution; not conditioned on the camera."""
+    """Mapping, synthesis of planes, renderer and optional super-resolution; told the camera only if so configured."""
 
     w_mean: Tensor
 
@@ -137,7 +144,8 @@ class Generator(nn.Module):
         super().__init__()
         self.config = config
         channels = plane_slices(config.depths) * config.plane_channels
-        self.map = Mapping(config.z_dim, config.w_dim, config.mapping_layers, config.mapping_width)
+        inputs = config.z_dim + config.camera_width
+        self.map = Mapping(inputs, config.w_dim, config.mapping_layers, config.mapping_width)
         front = config.depths[0] * config.plane_channels
         self.synthesis = Synthesis(config.widths, channels, config.w_dim, (config.side_resolution, front))
         self.renderer = Renderer(
@@ -151,8 +159,9 @@ class Generator(nn.Module):
             spacing=config.spacing,
             margin=config.margin,
         )
-        width = config.super_resolution_width
-        self.super_resolution = SuperResolution(config.features, width, config.w_dim) if width else None
+        width, factor = config.super_resolution_width, config.super_resolution
+        self.super_resolution = SuperResolution(config.features, width, config.w_dim, factor) if width else None
+        self.camera = CameraEmbedding(config.camera_width) if config.camera_width else None
         self.register_buffer("w_mean", torch.zeros(config.w_dim))
 
     @property
@@ -161,15 +170,29 @@ class Generator(nn.Module):
         return fast_dtype(self.config.precision, self.w_mean.device, self.w_mean.dtype)
 
     def mapping(
-        self, z: Float[Tensor, "batch z"], truncation: float = 1.0, cutoff: int | None = None
+        self,
+        z: Float[Tensor, "batch z"],
+        truncation: float = 1.0,
+        cutoff: int | None = None,
+        labels: Float[Tensor, "batch 25"] | None = None,
     ) -> Float[Tensor, "batch slots w"]:
-        """Codes with equal slots; `truncation` < 1 draws the first `cutoff` (default: all) towards the mean code."""
-        w = self.map(z)
+        """Codes with equal slots; `truncation` < 1 draws the first `cutoff` (default: all) towards the mean code.
+
+        `labels` are what a generator with `camera_width` is told, the front by default; another one does not listen.
+        """
+        w = self.map(self.told(z, labels))
         codes = w[:, None].expand(-1, self.config.slots, -1)
         if truncation == 1:
             return codes
         drawn = self.w_mean.lerp(w, truncation)[:, None].expand_as(codes)
         return drawn if cutoff is None else mix_styles(drawn, codes, cutoff)
+
+    def told(self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch 25"] | None) -> Float[Tensor, "batch in"]:
+        """What the mapping network reads."""
+        if self.camera is None:
+            return z
+        front = orbit_labels(torch.zeros(1), torch.zeros(1)).to(z).expand(len(z), -1)
+        return self.camera(z, front if labels is None else labels)
 
     def planes(
         self, codes: Float[Tensor, "batch slots w"], *, resolution: int | None = None, fade: float = 1.0
@@ -200,16 +223,19 @@ class Generator(nn.Module):
         jitter: Jitter | None = None,
         noise: Float[Tensor, "batch rays samples"] | None = None,
         codes: Float[Tensor, "batch slots w"] | None = None,
+        enlarged: int | None = None,
+        poses: Float[Tensor, "batch 6"] | None = None,
     ) -> Rendering:
         """Views of `resolution`^2 rays; equal arguments give equal pictures, and planes of batch 1 serve all labels.
 
         `noise` is added to the raw density of each ray's coarse, then fine samples. `codes` are needed where there is
-        super-resolution, which doubles the image.
+        super-resolution, which reads features `enlarged` to so many pixels, or as they are. `poses` turn neck and head
+        (`deformation`); without them the figure is at rest.
         """
         size = resolution or self.config.resolution
         labels = labels.to(self.w_mean)
         coarse, fine = jitter or Jitter.middle(samples or self.config.samples, labels)
-        features, mask, depth = self.renderer(planes, labels, size, coarse, fine, noise)
+        features, mask, depth = self.renderer(planes, labels, size, coarse, fine, noise, poses)
         features = (features * 2 - mask[..., None]).mT.unflatten(2, (size, size))
         mask, depth = mask.view(-1, 1, size, size), depth.view(-1, 1, size, size)
         image = raw = features[:, :3]
@@ -218,6 +244,8 @@ class Generator(nn.Module):
                 raise StyleAvatarError(
                     "this generator has super-resolution, which needs the codes", remedy="render(..., codes=codes)"
                 )
+            if enlarged and enlarged != size:
+                features = F.interpolate(features, size=enlarged, mode="bilinear", align_corners=False)
             image = self.super_resolution(features, codes[:, -1], self.dtype)
         return Rendering(image, raw, mask, depth)
 
@@ -229,14 +257,14 @@ class Generator(nn.Module):
         return colors[..., :3], density
 
     def forward(self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch 25"]) -> Rendering:
-        codes = self.mapping(z)
+        codes = self.mapping(z, labels=labels)
         return self.render(self.planes(codes), labels, codes=codes)
 
     @torch.no_grad()
     def measure_mean_code(self, count: int = 4096) -> None:
         """Set `w_mean` to the mean over `count` fixed latents."""
         z = normal(0, "mean code", 0, (count, self.config.z_dim)).to(self.w_mean)
-        self.w_mean.copy_(self.map(z).mean(0))
+        self.w_mean.copy_(self.map(self.told(z, None)).mean(0))
 
     # --- files ---
 

@@ -129,9 +129,13 @@ def density_variation(
     return (here - there).abs().mean()
 
 
-def batch_mean_penalty(offsets: Float[Tensor, "batch number"]) -> Float[Tensor, ""]:
-    """Squared length of the batch's mean offset: learned camera corrections may differ, but not drift (PanoHead)."""
-    return offsets.mean(0).square().sum()
+def batch_mean_penalty(offsets: Float[Tensor, "batch number"], group: int | None = None) -> Float[Tensor, ""]:
+    """Squared length of the batch's mean offset: learned camera corrections may differ, but not drift (PanoHead).
+
+    With `group`, of the mean over each run of so many neighbours, so that pieces and processes change nothing.
+    """
+    runs = offsets.unflatten(0, (-1, group or len(offsets)))
+    return runs.mean(1).square().sum(1).mean()
 
 
 def pose_loss(guessed: Float[Tensor, "batch 6"], used: Float[Tensor, "batch 6"]) -> Float[Tensor, ""]:

@@ -1,14 +1,16 @@
 """Cameras and planes -> picture, mask and depth (EG3D section 4.2; PanoHead for the mask)."""
 
 import math
+from functools import partial
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.camera.rays import box_intersection, rays
+from styleavatar3d.gan.deformation import unpose
 from styleavatar3d.gan.planes import Depths, Planes
-from styleavatar3d.ops import Decoder, March, Rendering, render_planes, sample_field
+from styleavatar3d.ops import Decoder, March, Rendering, render_planes, render_planes_reference, sample_field
 from styleavatar3d.ops.composite import Spacing
 
 START_DENSITY = -2.0  # raw density of an untrained field: half transparent, so that every depth receives gradient
@@ -70,17 +72,20 @@ class Renderer(nn.Module):
         coarse: Float[Tensor, "batch _ coarse"],
         fine: Float[Tensor, "batch _ fine"],
         noise: Float[Tensor, "batch rays samples"] | None = None,
+        poses: Float[Tensor, "batch 6"] | None = None,
     ) -> Rendering:
         """Maps of resolution^2 rays in row-major order; `coarse`, `fine` in [0, 1) place the samples of each image.
 
-        `noise` is added to the raw densities of coarse, then fine samples.
+        `noise` is added to the raw densities of coarse, then fine samples. With `poses` the field is read where points
+        of the posed figure are at rest; no fused kernel knows that.
         """
         origins, directions = rays(labels, resolution)
         near, far = self.limits(origins, directions)
-        return render_planes(
-            planes.levels, self.decoder.effective(), origins, directions, near, far, coarse, fine,
-            density_gain=self.density_gain, march=self.march, noise=noise, **self.settings(),
-        )  # fmt: skip
+        decoder, ways = self.decoder.effective(), (origins, directions, near, far, coarse, fine)
+        how = {"density_gain": self.density_gain, "march": self.march, "noise": noise} | self.settings()
+        if poses is None:
+            return render_planes(planes.levels, decoder, *ways, **how)
+        return render_planes_reference(planes.levels, decoder, *ways, bend=partial(unpose, poses=poses), **how)
 
     def limits(
         self, origins: Float[Tensor, "batch rays 3"], directions: Float[Tensor, "batch rays 3"]

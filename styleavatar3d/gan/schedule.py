@@ -5,6 +5,7 @@ from typing import NamedTuple
 from pydantic import Field, model_validator
 
 from styleavatar3d.config import Strict
+from styleavatar3d.gan.fades import Fades
 
 
 class Schedule(Strict):
@@ -28,6 +29,7 @@ class Schedule(Strict):
     penalty: float = 0.5
     decay_share: float = Field(default=0.15, gt=0, le=1)
     final_rate: float = Field(default=0.5, gt=0, le=1)
+    fades: Fades = Fades()
 
     @model_validator(mode="after")
     def _consistent(self):
@@ -42,7 +44,7 @@ class Schedule(Strict):
 
 class Phase(NamedTuple):
     """The settings in force at one moment: `fade` is the newest level's share, `rate` multiplies learning rates, a
-    `warm` step reconstructs, and a `held` generator does not learn."""
+    `warm` step reconstructs, and a `held` generator does not learn; the rest are `Fades`."""
 
     resolution: int
     fade: float
@@ -51,6 +53,11 @@ class Phase(NamedTuple):
     rate: float
     warm: bool
     held: bool
+    blur: float = 0.0
+    swap: float = 0.0
+    density_noise: float = 0.0
+    neural_resolution: int | None = None
+    pose_prior: float = 0.0
 
 
 def phase_at(schedule: Schedule, seen: int, resolution: int) -> Phase:
@@ -66,4 +73,9 @@ def phase_at(schedule: Schedule, seen: int, resolution: int) -> Phase:
     penalty = schedule.penalty if grown else schedule.start_penalty
     warm = kimg < schedule.warm_kimg
     held = not warm and kimg < schedule.warm_kimg + schedule.hold_kimg
-    return Phase(schedule.start_resolution * 2**level, fade, samples, penalty, rate, warm, held)
+    fades, neural = schedule.fades, schedule.fades.neural_resolution
+    return Phase(
+        schedule.start_resolution * 2**level, fade, samples, penalty, rate, warm, held, blur=fades.blur.at(seen),
+        swap=fades.swap.at(seen), density_noise=fades.density_noise.at(seen),
+        neural_resolution=neural.whole(seen) if neural else None, pose_prior=fades.pose_prior.at(seen),
+    )  # fmt: skip

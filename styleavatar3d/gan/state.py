@@ -1,15 +1,19 @@
 """Everything that training changes, in one object."""
 
 import copy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor
 
 from styleavatar3d.assets import shipped
+from styleavatar3d.gan.augment import Controller
+from styleavatar3d.gan.camera_correction import CameraCorrection
 from styleavatar3d.gan.config import GanConfig
+from styleavatar3d.gan.deformation import PoseHead
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.guard import Guard
 from styleavatar3d.gan.perception import Heads, Perception
 from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
@@ -34,6 +38,10 @@ class TrainState:
     """frozen: no part of a checkpoint"""
     heads: Heads | None = None
     heads_optimizer: torch.optim.Adam | None = None
+    aside: torch.nn.ModuleDict = field(default_factory=torch.nn.ModuleDict)
+    """What learns with the generator and is no part of it: "correction" of cameras, "pose" of neck and head."""
+    controller: Controller | None = None
+    guard: Guard = field(default_factory=Guard)
     seen: int = 0
     drawing: bool = False
     """whether the generator draws codes like the encoder's, from where it goes on with a discriminator"""
@@ -54,6 +62,7 @@ class TrainState:
             heads = None
             if seeing and perception and seeing.adversarial:
                 heads = Heads(perception.widths, seeing.width, config.model.label.size).to(device)
+            aside = _aside(config).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
         smooth = options | {"betas": (0.9, 0.99)}  # nobody answers to what reconstructs, so it may gather speed
@@ -61,13 +70,15 @@ class TrainState:
             generator,
             discriminator,
             average,
-            torch.optim.Adam(generator.parameters(), config.train.generator_rate, **options),
+            torch.optim.Adam([*generator.parameters(), *aside.parameters()], config.train.generator_rate, **options),
             torch.optim.Adam(discriminator.parameters(), config.train.discriminator_rate, **options),
             encoder,
             torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **smooth) if encoder else None,
             perception,
             heads,
             torch.optim.Adam(heads.parameters(), config.train.discriminator_rate, **options) if heads else None,
+            aside,
+            Controller(config.train.augment) if config.train.augment.on else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:
@@ -75,9 +86,11 @@ class TrainState:
             "generator": self.generator,
             "discriminator": self.discriminator,
             "average": self.average,
+            "aside": self.aside,
+            "guard": self.guard,
         }
-        some = {"encoder": self.encoder, "heads": self.heads}
-        return networks | {name: network for name, network in some.items() if network}
+        optional = {"encoder": self.encoder, "heads": self.heads, "controller": self.controller}
+        return networks | {name: part for name, part in optional.items() if part is not None}
 
     def optimizers(self) -> dict[str, torch.optim.Adam]:
         optimizers = {
@@ -98,7 +111,7 @@ class TrainState:
         return found
 
     def restore(self, checkpoint: Checkpoint, source: str) -> None:
-        """Go back to a checkpoint. Raises StyleAvatarError if it is of other networks."""
+        """Go back to a checkpoint. Raises StyleAvatarError if it is of other networks or parts of training."""
         for key, network in self.networks().items():
             weights = {n[len(key) + 1 :]: t for n, t in checkpoint.tensors.items() if n.startswith(key + ".")}
             check_shapes(weights, network.state_dict(), source)
@@ -107,3 +120,12 @@ class TrainState:
             load_optimizer(optimizer, checkpoint.tensors, name)
         self.seen = checkpoint.position
         self.drawing = bool(checkpoint.tensors.get("drawing", False))
+
+
+def _aside(config: GanConfig) -> torch.nn.ModuleDict:
+    z_dim, found = config.model.generator.z_dim, torch.nn.ModuleDict()
+    if config.model.correction.kind != "none":
+        found["correction"] = CameraCorrection(z_dim, config.model.correction)
+    if config.model.discriminator.pose:
+        found["pose"] = PoseHead(z_dim + 25)
+    return found

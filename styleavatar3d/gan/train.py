@@ -1,18 +1,20 @@
 """Training of the 3D generator. The same call starts a run and resumes it."""
 
 import json
-import math
 import time
 
 import torch
 
+from styleavatar3d.camera.cameras import check_labels
 from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.gan.card import model_card
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.guard import memory_advice
 from styleavatar3d.gan.losses import average_decay, update_average
 from styleavatar3d.gan.schedule import Phase, phase_at
+from styleavatar3d.gan.shown import make_fakes
 from styleavatar3d.gan.snapshots import sample_sheet, turntable
 from styleavatar3d.gan.state import TrainState
 from styleavatar3d.gan.steps import (
@@ -20,7 +22,6 @@ from styleavatar3d.gan.steps import (
     discriminator_step,
     generator_step,
     heads_step,
-    make_fakes,
     reconstruction_step,
 )
 from styleavatar3d.gan.views import Sampler, Views, load_views
@@ -41,6 +42,7 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     share = world.share(config.train.batch, config.model.discriminator.group)
     resolution, z_dim = config.model.generator.image_resolution, config.model.generator.z_dim
     shown = views or load_views(config.data.shards, resolution, config.looks_at_depth)
+    check_labels(shown.labels)
     sampler = Sampler(shown, config.data, config.run.seed, world.device)
     checkpoints, state = Checkpoints(storage), TrainState.fresh(config, world.device)
     identity = {"model": config_hash(config.model), "seed": config.run.seed, "batch": config.train.batch}
@@ -49,7 +51,7 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
     if world.main:
         storage.publish("config.yaml", save_config(config).encode())
     progress = Progress("gan", schedule.images, state.seen, config.track.seconds)
-    with StopSignal() as stop:
+    with memory_advice("training", f"batch {share} in this process at {resolution} px"), StopSignal() as stop:
         while state.seen < schedule.images:
             phase, first = phase_at(schedule, state.seen, resolution), state.seen + world.rank * share
             values: dict[str, float] = {}
@@ -60,23 +62,23 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
                 values |= reconstruction_step(state, pairs, config, phase, world)
             if not phase.warm:
                 draws = sampler.fakes(first, share, z_dim, phase.samples)
-                pictures, labels, scalars = generator_step(state, draws, config, phase, world)
+                fakes, scalars = generator_step(state, draws, config, phase, world)
                 if not config.train.reuse_fakes:
                     again = sampler.fakes(first, share, z_dim, phase.samples, purpose="fake for the discriminator")
                     with torch.no_grad():
-                        pictures, labels, _ = make_fakes(state.generator, again, config, phase)
+                        fakes = make_fakes(state, again, config, phase).shown
                 reals = sampler.reals(first, share, phase.resolution)
-                values |= scalars | discriminator_step(state, reals, (pictures, labels), config, phase, world)
-                values |= heads_step(state, reals, (pictures, labels), config, phase, world)
+                values |= scalars | discriminator_step(state, reals, fakes, config, phase, world)
+                values |= heads_step(state, reals, fakes, config, phase, world)
             state.seen += config.train.batch
             half_life = config.train.average_half_life_kimg * 1000
             update_average(state.average, state.generator, average_decay(config.train.batch, state.seen, half_life))
 
-            progress.add(values)
+            progress.add({} if state.guard.close(state.seen) else values)
             ended, stopped = state.seen >= schedule.images, world.any(stop.requested)
             if tracker and (progress.due() or ended):
-                line = progress.line(state.seen) | {"resolution": phase.resolution}
-                check_finite(line)
+                line = progress.line(state.seen)
+                line |= {"resolution": phase.resolution, "skipped": state.guard.skipped}
                 tracker.report(state.seen, line)
             if tracker and (ended or passed(state.seen, config.train.batch, config.train.snapshot_kimg)):
                 snapshot(state.average, tracker, state.seen, phase)
@@ -127,13 +129,6 @@ def anchored(seen: int, config: GanConfig) -> bool:
     """Whether the generator goes on to reconstruct in this step of adversarial training."""
     interval = config.train.anchor_interval
     return bool(interval) and seen // config.train.batch % interval == 0
-
-
-def check_finite(values: dict[str, float]) -> None:
-    """Raise if a loss is no finite number any more; the checkpoint before it is kept."""
-    bad = [name for name, value in values.items() if not math.isfinite(value)]
-    if bad:
-        raise StyleAvatarError(f"training diverged: {', '.join(bad)} is no number", remedy="lower the learning rates")
 
 
 @torch.no_grad()

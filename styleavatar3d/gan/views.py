@@ -9,28 +9,41 @@ from typing import NamedTuple
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int64, UInt8
+from pydantic import Field, model_validator
 from torch import Tensor
 
 from styleavatar3d.camera.cameras import mirror_labels, yaw_pitch
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.chance import Chance
 from styleavatar3d.gan.depth import stretch
 from styleavatar3d.gan.generator import Jitter
+from styleavatar3d.gan.labels import LABEL_DRAWS
 from styleavatar3d.runtime.random import generator as keyed
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.shards.loader import ShardDataset, indices_at
 
 FRONT_YAW = 50.0
 """degrees either side of the front that count as near-front"""
+BACK_YAW = 90.0
+"""from how many on a view is one from behind"""
 
 
 class DataConfig(Strict):
     """`front_share`: near-front views are repeated until they are this share (a face is seen in a third of all yaws,
-    and carries most of the detail). `mirror` flips half of the draws, camera and picture together."""
+    and carries most of the detail). `mirror` flips half of the draws, camera and picture together. `back_repeat`: how
+    often a view from behind, 90 degrees or more off the front, comes in an epoch (PanoHead's 4)."""
 
     shards: str
     front_share: float = 0.5
     mirror: bool = True
+    back_repeat: int = Field(default=1, ge=1)
+
+    @model_validator(mode="after")
+    def _consistent(self):
+        if self.back_repeat > 1 and self.front_share:
+            raise ValueError("front_share and back_repeat pull apart: set front_share to 0 or back_repeat to 1")
+        return self
 
 
 class Views(NamedTuple):
@@ -47,13 +60,16 @@ class Views(NamedTuple):
 
 class Reals(NamedTuple):
     """A batch of data in [-1, 1] on mid grey, masks in [0, 1], depths as `depth.stretch` makes them (or no map),
-    cameras, and the draw that chooses the kind of label."""
+    cameras, the draws of what the discriminator is told of them, the standard deviation of the data's labels (a row an
+    image), and whatever else a recipe draws."""
 
     images: Float[Tensor, "batch 3 height width"]
     masks: Float[Tensor, "batch 1 height width"]
     depths: Float[Tensor, "batch maps height width"]
     labels: Float[Tensor, "batch 25"]
-    label_draws: Float[Tensor, "batch"]
+    label_draws: Float[Tensor, "batch 25"]
+    label_spread: Float[Tensor, "batch 25"]
+    chance: Chance
 
 
 class Pairs(NamedTuple):
@@ -66,12 +82,15 @@ class Pairs(NamedTuple):
 
 
 class FakeDraws(NamedTuple):
-    """Everything random about a batch of fakes."""
+    """Everything random about a batch of fakes; `others` are cameras that a conditioned generator may be told."""
 
     latents: Float[Tensor, "batch z"]
     labels: Float[Tensor, "batch 25"]
-    label_draws: Float[Tensor, "batch"]
+    label_draws: Float[Tensor, "batch 25"]
+    label_spread: Float[Tensor, "batch 25"]
     jitter: Jitter
+    others: Float[Tensor, "batch 25"]
+    chance: Chance
 
 
 def load_views(url: str, resolution: int, depth: bool = False) -> Views:
@@ -119,10 +138,13 @@ def _depth(dataset: ShardDataset, index: int) -> UInt8[Tensor, "height width"]:
     return guidance["depth"][0]
 
 
-def balanced_pool(labels: Float[Tensor, "count 25"], front_share: float) -> Int64[Tensor, "pool"]:
-    """Indices of all views, near-front ones repeated until they are `front_share` of the pool."""
-    everything = torch.arange(len(labels))
-    front = everything[yaw_pitch(labels)[0].abs() < FRONT_YAW]
+def balanced_pool(labels: Float[Tensor, "count 25"], front_share: float, back_repeat: int = 1) -> Int64[Tensor, "pool"]:
+    """Indices of all views, near-front ones repeated until they are `front_share` of the pool, or those from behind
+    `back_repeat` times."""
+    everything, yaw = torch.arange(len(labels)), yaw_pitch(labels)[0].abs()
+    front, back = everything[yaw < FRONT_YAW], everything[yaw >= BACK_YAW]
+    if back_repeat > 1:
+        return torch.cat([everything, back.repeat(back_repeat - 1)])
     missing = round((front_share * len(labels) - len(front)) / (1 - front_share))
     if len(front) == 0 or missing <= 0:
         return everything
@@ -134,13 +156,14 @@ class Sampler:
 
     def __init__(self, views: Views, config: DataConfig, seed: int, device: torch.device):
         self.views, self.mirror, self.seed, self.device = views, config.mirror, seed, device
-        self.pool = balanced_pool(views.labels, config.front_share)
+        self.pool = balanced_pool(views.labels, config.front_share, config.back_repeat)
+        self.label_spread = views.labels.std(0, unbiased=False)
 
     def reals(self, first: int, count: int, resolution: int) -> Reals:
         """Each view of the pool comes once an epoch."""
         chosen = self.pool[torch.as_tensor(indices_at(self.seed, first, count, len(self.pool)))]
         draws = torch.stack([uniform(self.seed, "real", first + i, 2) for i in range(count)])
-        return self._look(chosen, draws, resolution)
+        return self._look(chosen, draws, resolution, Chance(self.seed, "real", first, count))
 
     def pairs(self, first: int, count: int, z_dim: int, resolution: int, samples: tuple[int, int]) -> Pairs:
         """Views as `reals` draws them, each after another view, or the same one, of its figure at full size."""
@@ -151,10 +174,11 @@ class Sampler:
         shown = begin + (draws[:, 2] * (end - begin)).long()
         noise = normal(self.seed, "pair noise", first, (count, z_dim)).to(self.device)
         jitter = Jitter(*(part.contiguous().to(self.device) for part in draws[:, None, 3:].split(samples, -1)))
-        whole = self._look(shown, draws, self.views.images.shape[-1])
-        return Pairs(whole, self._look(wanted, draws, resolution), noise, jitter)
+        chance = Chance(self.seed, "pair", first, count)
+        whole = self._look(shown, draws, self.views.images.shape[-1], chance)
+        return Pairs(whole, self._look(wanted, draws, resolution, chance), noise, jitter)
 
-    def _look(self, chosen: Tensor, draws: Tensor, resolution: int) -> Reals:
+    def _look(self, chosen: Tensor, draws: Tensor, resolution: int, chance: Chance) -> Reals:
         images = self.views.images[chosen].float() / 127.5 - 1
         masks = self.views.masks[chosen].float() / 255
         images = images * masks
@@ -169,10 +193,13 @@ class Sampler:
             depths = torch.where(flip[:, None, None, None], depths.flip(-1), depths)
             depths = stretch(F.avg_pool2d(depths * masks, shrink) / small.clamp(min=1e-3), small)
         images = F.avg_pool2d(images, shrink)
-        return Reals(*[x.to(self.device) for x in (images, small, depths, labels, draws[:, 1])])
+        told = _label_draws(draws[:, 1], chance), self.label_spread.expand(len(chosen), -1)
+        parts = (images, small, depths, labels, *told)
+        return Reals(*[part.to(self.device) for part in parts], chance)
 
     def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
         """Latents, cameras drawn from the data, and one jitter an image."""
+        chance = Chance(self.seed, purpose, first, count)
         indices = range(first, first + count)
         draws = torch.stack([uniform(self.seed, purpose, index, 3 + sum(samples)) for index in indices])
         latents = torch.stack(
@@ -180,11 +207,20 @@ class Sampler:
         )
         chosen = self.pool[(draws[:, 0] * len(self.pool)).long()]
         labels, _ = self._flip(self.views.labels[chosen], draws[:, 1])
+        other = chance.uniform("told", 2)
+        others, _ = self._flip(self.views.labels[self.pool[(other[:, 0] * len(self.pool)).long()]], other[:, 1])
         coarse, fine = draws[:, None, 3:].split(samples, -1)
         to = self.device
         jitter = Jitter(coarse.contiguous().to(to), fine.contiguous().to(to))
-        return FakeDraws(latents.to(to), labels.to(to), draws[:, 2].to(to), jitter)
+        told = _label_draws(draws[:, 2], chance), self.label_spread.expand(count, -1)
+        known = (part.to(to) for part in (latents, labels, *told))
+        return FakeDraws(*known, jitter, others.to(to), chance)
 
     def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         flip = (draws < 0.5) & self.mirror
         return torch.where(flip[:, None], mirror_labels(labels), labels), flip
+
+
+def _label_draws(first: Float[Tensor, "batch"], chance: Chance) -> Float[Tensor, "batch 25"]:
+    """The draw that chooses the kind of label, and those of its noise."""
+    return torch.cat([first[:, None], chance.uniform("label", LABEL_DRAWS - 1)], 1)

@@ -5,6 +5,7 @@ float32 rounding. Gradients reach planes and decoder; sample depths count as con
 """
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple, get_args
 
 import torch
@@ -139,13 +140,18 @@ def render_planes_reference(
     march: March = March(),  # noqa: B008
     noise: Float[Tensor, "batch rays samples"] | None = None,
     backdrop: Float[Tensor, "batch rays"] | None = None,
+    bend: Callable[[Tensor], Tensor] | None = None,
 ) -> Rendering:
-    """`render_planes` in plain PyTorch: any device, any float type, differentiable twice in planes and decoder."""
+    """`render_planes` in plain PyTorch: any device, any float type, differentiable twice in planes and decoder.
+
+    `bend` says where the field is read for points [batch, point, 3] of the world; the crop is not bent.
+    """
 
     def look(at: Tensor, noise: Tensor | None) -> tuple[Tensor, Tensor]:
         points = origins[:, :, None] + at[..., None] * directions[:, :, None]
+        read = points.flatten(1, 2) if bend is None else bend(points.flatten(1, 2))
         features, raw_density = sample_field_reference(
-            planes, decoder, points.flatten(1, 2), box=box, depths=depths, hidden=hidden, colors=colors, axes=axes,
+            planes, decoder, read, box=box, depths=depths, hidden=hidden, colors=colors, axes=axes,
             limit=limit,
         )  # fmt: skip
         raw_density = raw_density.unflatten(1, at.shape[1:])

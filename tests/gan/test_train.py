@@ -1,15 +1,18 @@
 """Training end to end at a tiny size: it runs, stops, is killed, resumes, and does not depend on the process count."""
 
 import json
+import math
 import os
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
+from gan.two_steps import EVERYTHING, NONE
 from gan.two_steps import run as two_steps
 from safetensors.torch import load_file
 from shards.samples import make_dataset
@@ -18,11 +21,10 @@ from styleavatar3d.config import ConfigError, load_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.state import TrainState
-from styleavatar3d.gan.train import GanConfig, check_finite, passed, train
+from styleavatar3d.gan.train import GanConfig, passed, train
+from styleavatar3d.gan.views import Sampler, load_views
 
 ROOT = Path(__file__).resolve().parents[2]
-PLAIN = ("--model.encoder", "null", "--train.schedule.warm_kimg", "0", "--train.anchor_interval", "0")
-"""No reconstruction: adversarial from the first step."""
 
 
 @pytest.fixture
@@ -131,12 +133,29 @@ def test_two_processes_make_the_step_of_one(tmp_path):
         [*command, *script], env=environment(CUDA_VISIBLE_DEVICES=""), capture_output=True, text=True, timeout=200
     )
     assert result.returncode == 0, result.stderr
-    ranks = [load_file(tmp_path / name) for name in "01"]
-    alone = two_steps()
-    assert ranks[0].pop("world") == 2 and ranks[1].pop("world") == 2 and alone.pop("world") == 1
-    for name, tensor in alone.items():
-        assert torch.equal(ranks[0][name], ranks[1][name]), name
-        assert torch.allclose(ranks[0][name], tensor, rtol=0, atol=1e-9), name
+    for kind, more in (("", ()), ("everything-", EVERYTHING)):
+        ranks, alone = [load_file(tmp_path / f"{kind}{rank}") for rank in "01"], two_steps(*more)
+        assert ranks[0].pop("world") == 2 and ranks[1].pop("world") == 2 and alone.pop("world") == 1
+        for name, tensor in alone.items():
+            assert torch.equal(ranks[0][name], ranks[1][name]), name
+            assert torch.allclose(ranks[0][name], tensor, rtol=0, atol=1e-9), name
+
+
+@pytest.mark.parametrize("more", [NONE, EVERYTHING])
+def test_micro_batches_add_up_to_the_batch(more):
+    whole, pieces = two_steps(*more), two_steps(*more, "--train.micro_batch", "4")
+    assert whole.keys() == pieces.keys()
+    for name, tensor in whole.items():
+        assert torch.allclose(pieces[name], tensor, rtol=0, atol=1e-9), name
+
+
+def test_every_part_of_a_recipe_is_trained_and_steered():
+    before, after = two_steps(*EVERYTHING, steps=0), two_steps(*EVERYTHING)
+    still = [name for name, tensor in before.items() if tensor.is_floating_point() and torch.equal(tensor, after[name])]
+    assert all(name.startswith("average.") or name == "generator.w_mean" for name in still), still
+    assert before["controller.state"].tolist() == [0.5, 0.0]
+    moved = (after["controller.state"][0] - 0.5).abs().item()
+    assert moved == pytest.approx(0.16) or moved == 0  # two steps of 8 images of 100 for the whole range
 
 
 def test_a_run_lives_on_s3(shards, s3_server):
@@ -154,7 +173,7 @@ def test_another_model_in_the_same_folder_is_refused(shards, tmp_path):
 
 def test_a_run_starts_from_a_generator_that_waits_for_its_discriminator(shards, tmp_path):
     train(tiny(shards, tmp_path / "first", "--train.schedule.kimg", "0.016"))
-    trained = ("--model.start", str(tmp_path / "first/weights"), "--train.schedule.start_resolution", "16", *PLAIN)
+    trained = ("--model.start", str(tmp_path / "first/weights"), "--train.schedule.start_resolution", "16", *NONE)
     hold = ("--train.schedule.hold_kimg", "0.016", "--train.schedule.kimg")
     train(tiny(shards, tmp_path / "held", *trained, *hold, "0.016"))
     assert same_weights(tmp_path / "first", tmp_path / "held")
@@ -173,7 +192,7 @@ def test_super_resolution_trains(shards, tmp_path):
         "--train.schedule.start_resolution": "16",
         "--train.schedule.kimg": "0.008",
     }
-    config = tiny(shards, tmp_path / "run", *PLAIN, *[word for pair in model.items() for word in pair])
+    config = tiny(shards, tmp_path / "run", *NONE, *[word for pair in model.items() for word in pair])
     assert train(config)["images"] == 8
 
 
@@ -185,6 +204,22 @@ def test_super_resolution_trains(shards, tmp_path):
         (("--train.schedule.start_resolution", "4"), "start_resolution"),
         (("--train.schedule.kimg", "0"), "greater than 0"),
         (("--train.bach", "8"), "did you mean 'batch'"),
+        (
+            ("--train.schedule.fades.swap", "{start: 1, end: 0.5, kimg: 1}"),
+            "swap needs .* model.generator.camera_width",
+        ),
+        (("--model.generator.camera_width", "4"), "model.encoder .* model.generator.camera_width"),
+        (
+            ("--train.schedule.fades.pose_prior", "{start: 1, end: 0, kimg: 1}"),
+            "pose_prior needs model.discriminator.pose",
+        ),
+        (("--train.schedule.fades.neural_resolution", "{start: 8, end: 16, kimg: 1}"), "super_resolution_width"),
+        (("--model.discriminator.pose", "true", "--train.augment.on", "true"), "pose and train.augment.mirror"),
+        (("--model.discriminator.depth", "true", "--train.augment.on", "true"), "depth and train.augment"),
+        (("--train.micro_batch", "3", *NONE), "micro_batch must be a multiple of model.discriminator.group, 4"),
+        (("--train.micro_batch", "4"), "micro_batch works without model.encoder"),
+        (("--train.penalty_shares", "{image: 1, depth: 0}"), "penalty_shares.raw needs model.discriminator.raw"),
+        (("--data.back_repeat", "4"), "front_share and back_repeat"),
     ],
 )
 def test_settings_that_do_not_fit_are_named(change, reason):
@@ -197,9 +232,61 @@ def test_a_batch_that_cannot_be_shared_is_refused(shards, tmp_path):
         train(tiny(shards, tmp_path / "run", "--train.batch", "6"))
 
 
-def test_a_loss_that_is_no_number_stops_the_run():
-    with pytest.raises(StyleAvatarError, match="generator is no number"):
-        check_finite({"generator": float("nan"), "real": 1.0})
+def poison(monkeypatch: pytest.MonkeyPatch, spoilt: Callable[[int], bool]) -> None:
+    """NaN in the pictures or in the latents, by turns, of the steps at images that `spoilt` names."""
+    reals, fakes = Sampler.reals, Sampler.fakes
+
+    def bad_reals(self, first, *rest):
+        drawn = reals(self, first, *rest)
+        return drawn._replace(images=drawn.images * torch.nan) if spoilt(first) and first % 16 < 8 else drawn
+
+    def bad_fakes(self, first, *rest, **more):
+        drawn = fakes(self, first, *rest, **more)
+        return drawn._replace(latents=drawn.latents * torch.nan) if spoilt(first) and first % 16 >= 8 else drawn
+
+    monkeypatch.setattr(Sampler, "reals", bad_reals)
+    monkeypatch.setattr(Sampler, "fakes", bad_fakes)
+
+
+def saved(run: Path) -> list[dict[str, torch.Tensor]]:
+    return [load_file(path) for path in sorted(run.glob("checkpoints/*/state.safetensors"))]
+
+
+def test_a_hundred_bad_steps_are_left_out_counted_and_never_saved(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda first: first % 8 == 4)
+    train(tiny(shards, tmp_path / "run", *NONE, "--train.schedule.kimg", "0.804", "--train.schedule.grow_kimg", "9"))
+    states = saved(tmp_path / "run")
+    assert states and all(bool(tensor.isfinite().all()) for state in states for tensor in state.values())
+    assert states[-1]["guard.counts"].tolist() == [100, 0]
+    last = json.loads((tmp_path / "run/log.jsonl").read_text().splitlines()[-1])
+    assert last["skipped"] == 100 and math.isfinite(last["discriminator"])
+
+
+def test_ten_bad_steps_in_a_row_end_the_run_with_its_last_good_checkpoint(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda first: first >= 16)
+    with pytest.raises(StyleAvatarError, match="10 steps in a row") as raised:
+        train(tiny(shards, tmp_path / "run", *NONE, "--train.checkpoint_kimg", "0.008"))
+    assert "at image 56" in str(raised.value) and "goes on from there" in str(raised.value)
+    assert all(bool(tensor.isfinite().all()) for state in saved(tmp_path / "run") for tensor in state.values())
+    monkeypatch.undo()
+    assert train(tiny(shards, tmp_path / "run", *NONE))["images"] == 80
+
+
+def test_a_label_that_is_no_camera_is_refused(shards, tmp_path):
+    views = load_views(shards, 16)
+    views.labels[3, 5] = torch.nan
+    with pytest.raises(StyleAvatarError, match="camera label 3 is not a camera"):
+        train(tiny(shards, tmp_path / "run"), views)
+
+
+def test_running_out_of_memory_says_what_to_lower(shards, tmp_path, monkeypatch):
+    def exhausted(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("styleavatar3d.gan.train.discriminator_step", exhausted)
+    with pytest.raises(StyleAvatarError, match="batch 4 in this process at 16 px") as raised:
+        train(tiny(shards, tmp_path / "run", *NONE))
+    assert "lower --train" in str(raised.value)
 
 
 def test_multiples_are_crossed_once():
