@@ -100,11 +100,12 @@ def validate(url: str) -> dict[str, Any]:
         problems.append(f"{missing} of {plan.shards} shards are not committed yet")
     if storage.exists(INDEX) and manifest_hash(read_index(storage)) != manifest_hash(entries):
         problems.append(f"{INDEX} speaks of other shards than the manifest: delete it and finish the data set again")
+    more = [f"... and {len(problems) - _SHOWN_PROBLEMS} more"] if len(problems) > _SHOWN_PROBLEMS else []
     return {
         "sound": not problems,
         "shards": len(entries),
         "pictures": sum(entry.count - len(entry.rejected) for entry in entries),
-        "problems": problems[:_SHOWN_PROBLEMS],
+        "problems": [*problems[:_SHOWN_PROBLEMS], *more],
     }
 
 
