@@ -154,7 +154,7 @@ class AvatarPipeline:
                 remedy="copy data/miniature/estimators into its folder, or leave out `start`",
             )  # fmt: skip
         front = self._fronts(start.codes[None].to(self.generator.w_mean))
-        logits = self._words(front)
+        logits = words.read(self.estimator, front)
         wanted = words.changed(words.likeliest(logits), changed)
         said = {name: word for name, word in words.seen_from_the_front(logits).items() if wanted[name] == word}
         text = clip.texts([words.caption(wanted, said.keys() | changed.keys())])
@@ -175,7 +175,8 @@ class AvatarPipeline:
         views = self._fronts(codes)
         seen = prior.statistics.image(_loaded(self.clip).images(views))
         near = likeness(goal, seen, prior.statistics)
-        best = int(score(goal, near, self._words(views) if self.estimator and goal.words else None).argmax())
+        shown = words.shown(self.estimator, views) if self.estimator and goal.words else None
+        best = int(score(goal, near, shown).argmax())
         about = request.told() | {"seed": seed, "likeness": round(float(near[best]), 4)}
         if request.image is not None and prior.strangers is not None and float(near[best]) < prior.strangers:
             about["warning"] = "no nearer to the picture than strangers are: it is far from what was trained on"
@@ -201,9 +202,6 @@ class AvatarPipeline:
         named = stated_attributes(negative)
         known = words.encode([named]).expand(count, -1) if named and prior.knows_attributes else None
         return prior.conditions(text=text, attributes=known)
-
-    def _words(self, views: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch words"]:
-        return words.read(_loaded(self.estimator), views)
 
     def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
         views = []

@@ -7,12 +7,15 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from styleavatar3d.stylespace.attributes import likelihood
+from styleavatar3d.stylespace.attributes import share_shown
 from styleavatar3d.stylespace.statistics import Statistics
 
-_ANGLE = 5.0
-"""What a likeness of one is worth in log-probability of a word: candidates differ by about 0.1 in the first and by
-about 0.5 in the second."""
+_LIKENESS = 0.5
+"""What a likeness of one is worth in shares of words that show.
+
+Of 16 candidates for 60 prompts this kept avatars in which an independent judge found 0.51 of the words; the words alone
+kept 0.48 to 0.51, the likeness alone 0.45, chance 0.41; and the mean log-probability of the words, which is ruled by
+those that no candidate shows, 0.47."""
 
 
 class Goal(NamedTuple):
@@ -36,9 +39,13 @@ def likeness(goal: Goal, seen: Float[Tensor, "batch clip"], statistics: Statisti
 
 
 def score(
-    goal: Goal, near: Float[Tensor, "batch"], read: Float[Tensor, "batch words"] | None
+    goal: Goal, near: Float[Tensor, "batch"], shown: Float[Tensor, "batch words"] | None
 ) -> Float[Tensor, "batch"]:
-    """The likeness, and how probably the words show if somebody has read them (logits); changed words count twice."""
-    if read is None:
+    """The expected share of words that show, if somebody has looked, and the likeness beside it.
+
+    Where an avatar is changed, the change counts as much as everything that is to stay.
+    """
+    if shown is None:
         return near
-    return _ANGLE * near + likelihood(read, goal.words) + likelihood(read, goal.changed)
+    share = (share_shown(shown, goal.words) + share_shown(shown, goal.changed)) / 2
+    return share + _LIKENESS * near

@@ -42,11 +42,22 @@ def split(numbers: Float[Tensor, "batch words"]) -> dict[str, Float[Tensor, "bat
     return dict(zip(WORDS, numbers.split([len(words) for words in WORDS.values()], 1), strict=True))
 
 
-def likelihood(logits: Float[Tensor, "batch words"], stated: Mapping[str, str]) -> Float[Tensor, "batch"]:
-    """Mean log-probability of the stated words; 0 if none is stated."""
-    known = split(logits)
-    parts = [known[name].log_softmax(1)[:, WORDS[name].index(word)] for name, word in stated.items()]
-    return torch.stack(parts).mean(0) if parts else logits.new_zeros(len(logits))
+def shown(estimator: Any, views: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch words"]:
+    """How probably each word shows in pictures: mean over the picture and two copies moved by a thirty-second of it.
+
+    A generator's pictures are not quite renders, and what an estimator says of them wavers.
+    """
+    step = max(1, views.shape[-1] // 32)
+    moved = [views, *(views.roll((way * step, way * step // 2), (2, 3)) for way in (1, -1))]
+    read_each = [[part.softmax(1) for part in split(read(estimator, some)).values()] for some in moved]
+    return torch.stack([torch.cat(parts, 1) for parts in read_each]).mean(0)
+
+
+def share_shown(probabilities: Float[Tensor, "batch words"], stated: Mapping[str, str]) -> Float[Tensor, "batch"]:
+    """The share of the stated words that is expected to show; 0 if none is stated."""
+    known = split(probabilities)
+    parts = [known[name][:, WORDS[name].index(word)] for name, word in stated.items()]
+    return torch.stack(parts).mean(0) if parts else probabilities.new_zeros(len(probabilities))
 
 
 def likeliest(logits: Float[Tensor, "1 words"]) -> dict[str, str]:

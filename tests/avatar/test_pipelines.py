@@ -15,7 +15,7 @@ from styleavatar3d.avatar.generate import export, generate
 from styleavatar3d.avatar.pipelines import AvatarPipeline
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.stylespace.attributes import likelihood
+from styleavatar3d.stylespace.attributes import share_shown, shown
 
 PROMPT = "a blue alien with round glasses, clay style"
 
@@ -166,11 +166,11 @@ def test_an_edit_needs_somebody_who_sees(pipeline):
 def test_candidates_that_show_the_words_are_preferred(seeing):
     """By the estimator's own reading of the front view."""
     wanted = {"kind": "alien", "skin": "blue", "glasses": "round glasses", "style": "clay", "smile": "yes"}
-    shown = []
+    shares = []
     for count in (1, 4, 24):
         codes = seeing(attributes=wanted, candidates=count).codes
-        shown.append(float(likelihood(seeing._words(seeing._fronts(codes[None])), wanted)))
-    assert shown == sorted(shown) and shown[0] < shown[2]
+        shares.append(float(share_shown(shown(seeing.estimator, seeing._fronts(codes[None])), wanted)))
+    assert shares == sorted(shares) and shares[0] < shares[2]
 
 
 def test_folders_that_are_no_pipeline(folder, tmp_path):

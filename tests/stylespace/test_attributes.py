@@ -1,5 +1,7 @@
 """Attributes as numbers and back, and captions that say no more than what was seen."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -31,11 +33,28 @@ def test_unknown_attributes_are_refused_with_the_known_ones(words):
     assert "expected" in str(caught.value)
 
 
-def test_likelihood_prefers_pictures_that_show_the_words():
+def test_the_share_that_shows_is_the_mean_probability():
     both = torch.cat([logits(LOOK), logits(LOOK | {"hair": "bald"})])
-    right, wrong = attributes.likelihood(both, {"hair": "curly", "smile": "yes"}).tolist()
-    assert right > wrong + 1
-    assert attributes.likelihood(both, {}).tolist() == [0.0, 0.0]
+    certain = torch.cat([part.softmax(1) for part in attributes.split(both * 9).values()], 1)
+    shares = attributes.share_shown(certain, {"hair": "curly", "smile": "yes"})
+    torch.testing.assert_close(shares, torch.tensor([1.0, 0.5]), atol=1e-3, rtol=0)
+    assert attributes.share_shown(certain, {}).tolist() == [0.0, 0.0]
+
+
+def test_what_shows_is_read_in_moved_copies_too():
+    """An estimator that sees one bright pixel of the unmoved picture alone believes it by a third."""
+
+    class Eye:
+        def __call__(self, views):
+            bright = views[:, 0, 16, 16, None]
+            words = {name: torch.zeros(len(views), len(known)) for name, known in WORDS.items()}
+            words["smile"] = torch.cat([-99 * bright, 99 * bright], 1)
+            return SimpleNamespace(words=words)
+
+    views = -torch.ones(1, 3, 32, 32)
+    views[:, :, 16, 16] = 1
+    smile = attributes.split(attributes.shown(Eye(), views))["smile"][0]
+    torch.testing.assert_close(smile, torch.tensor([2 / 3, 1 / 3]))
 
 
 def test_only_what_is_sure_and_visible_is_seen():
