@@ -50,7 +50,7 @@ class TrainState:
             discriminator = Discriminator(config.model.discriminator).to(device)
             reader = config.model.encoder
             encoder = Encoder(reader, config.model.generator.z_dim).to(device) if reader else None
-            aside = _aside(config).to(device)
+            aside = companions(config).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
         return cls(
@@ -102,7 +102,8 @@ class TrainState:
         self.seen = checkpoint.position
 
 
-def _aside(config: GanConfig) -> torch.nn.ModuleDict:
+def companions(config: GanConfig) -> torch.nn.ModuleDict:
+    """What learns with the generator and is no part of it."""
     z_dim, found = config.model.generator.z_dim, torch.nn.ModuleDict()
     if config.model.correction.kind != "none":
         found["correction"] = CameraCorrection(z_dim, config.model.correction)
