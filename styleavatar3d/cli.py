@@ -22,6 +22,7 @@ from styleavatar3d.verbs import VERBS, Result
 STAGES = {
     "synthesize": ("styleavatar3d.synthesis.synthesize", "run", "SynthesisConfig", "synthesis/miniature"),
     "plan": ("styleavatar3d.synthesis.plan", "plan", "PlanConfig", "synthesis/miniature"),
+    "plan gan": ("styleavatar3d.gan.plan", "plan", "GanConfig", "gan/miniature"),
     "train lora": ("styleavatar3d.synthesis.lora", "train", "LoraConfig", "lora/miniature"),
     "train miniature": ("styleavatar3d.miniature.train", "train", "MiniatureConfig", "miniature/miniature"),
     "train gan": ("styleavatar3d.gan.train", "train", "GanConfig", "gan/miniature"),
@@ -31,6 +32,7 @@ STAGES = {
 ABOUT = {
     "synthesize": "diffusion images of many figures, styles and views, into shards",
     "plan": "what a synthesis will take: bytes, hours, dollars, requests, licences; nothing is made",
+    "plan gan": "what a training of the generator needs: parameters, memory, seconds; nothing is trained",
     "train lora": "a character or a style from about ten pictures, as a LoRA for synthesis",
     "train miniature": "the little world's own diffusion model, encoder, estimators and judge",
     "train gan": "the 3D generator, on shards",

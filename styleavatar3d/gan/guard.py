@@ -103,7 +103,7 @@ def memory_advice(doing: str, size: str) -> Iterator[None]:
             f"out of memory while {doing}",
             got=size,
             expected="less than the memory of this device",
-            remedy="lower --train.batch (smallest: discriminator.group times the processes), the rendered samples or "
-            "resolution (--train.schedule.samples, --model.generator.resolution), or the widths; `styleavatar3d plan` "
-            "tells what a config needs",
+            remedy="lower --train.batch or --train.micro_batch (smallest: discriminator.group), the rendered samples "
+            "or resolution (--train.schedule.samples, --model.generator.resolution), or the widths; "
+            "`styleavatar3d plan gan` tells what a config needs",
         ) from error

@@ -74,7 +74,7 @@ class Heads(nn.Module):
         self, levels: Levels, labels: Float[Tensor, "batch code"], *, precise: bool = False
     ) -> Float[Tensor, "batch verdicts"]:
         """Logits, 16 a level; `precise` computes in the parameters' own format (second derivatives)."""
-        parameter = self.heads[0].verdict.weight
+        parameter: Tensor = self.heads[0].verdict.weight  # type: ignore[union-attr]
         dtype = fast_dtype("parameter" if precise else "auto", parameter.device, parameter.dtype)
         verdicts = [
             head(level.to(dtype).contiguous(memory_format=torch.channels_last)).to(parameter.dtype)

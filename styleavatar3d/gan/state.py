@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -62,10 +63,10 @@ class TrainState:
             heads = None
             if seeing and perception and seeing.adversarial:
                 heads = Heads(perception.widths, seeing.width, config.model.label.size).to(device)
-            aside = _aside(config).to(device)
+            aside = companions(config).to(device)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
-        smooth = options | {"betas": (0.9, 0.99)}  # nobody answers to what reconstructs, so it may gather speed
+        smooth: dict[str, Any] = options | {"betas": (0.9, 0.99)}  # nobody answers to what reconstructs
         return cls(
             generator,
             discriminator,
@@ -122,7 +123,8 @@ class TrainState:
         self.drawing = bool(checkpoint.tensors.get("drawing", False))
 
 
-def _aside(config: GanConfig) -> torch.nn.ModuleDict:
+def companions(config: GanConfig) -> torch.nn.ModuleDict:
+    """What learns with the generator and is no part of it."""
     z_dim, found = config.model.generator.z_dim, torch.nn.ModuleDict()
     if config.model.correction.kind != "none":
         found["correction"] = CameraCorrection(z_dim, config.model.correction)

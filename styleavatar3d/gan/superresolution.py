@@ -1,5 +1,7 @@
 """Two, four or eight times the resolution from composited features (EG3D section 4.3, in a small form of our own)."""
 
+from typing import Any
+
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -29,6 +31,7 @@ class SuperResolution(nn.Module):
         x = upsample(self.grow(features, code, dtype))
         x = self.refine(x, code, dtype)
         image = upsample(features[:, :3]) + self.to_image(x, code, dtype)
+        block: Any
         for block in self.further:
             x = block.refine(upsample(block.grow(x, code, dtype)), code, dtype)
             image = upsample(image) + block.to_image(x, code, dtype)

@@ -193,9 +193,8 @@ class Sampler:
             depths = torch.where(flip[:, None, None, None], depths.flip(-1), depths)
             depths = stretch(F.avg_pool2d(depths * masks, shrink) / small.clamp(min=1e-3), small)
         images = F.avg_pool2d(images, shrink)
-        told = _label_draws(draws[:, 1], chance), self.label_spread.expand(len(chosen), -1)
-        parts = (images, small, depths, labels, *told)
-        return Reals(*[part.to(self.device) for part in parts], chance)
+        told, spread, to = _label_draws(draws[:, 1], chance), self.label_spread.expand(len(chosen), -1), self.device
+        return Reals(images.to(to), small.to(to), depths.to(to), labels.to(to), told.to(to), spread.to(to), chance)
 
     def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
         """Latents, cameras drawn from the data, and one jitter an image."""
@@ -212,9 +211,8 @@ class Sampler:
         coarse, fine = draws[:, None, 3:].split(samples, -1)
         to = self.device
         jitter = Jitter(coarse.contiguous().to(to), fine.contiguous().to(to))
-        told = _label_draws(draws[:, 2], chance), self.label_spread.expand(count, -1)
-        known = (part.to(to) for part in (latents, labels, *told))
-        return FakeDraws(*known, jitter, others.to(to), chance)
+        told, spread = _label_draws(draws[:, 2], chance), self.label_spread.expand(count, -1)
+        return FakeDraws(latents.to(to), labels.to(to), told.to(to), spread.to(to), jitter, others.to(to), chance)
 
     def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         flip = (draws < 0.5) & self.mirror

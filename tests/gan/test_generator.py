@@ -218,3 +218,30 @@ def test_a_generator_lives_on_s3(s3_server):
     generator.save_pretrained(f"{s3_server}/generator")
     loaded = Generator.from_pretrained(f"{s3_server}/generator")
     assert torch.equal(loaded.synthesis.constant, generator.synthesis.constant.half().float())
+
+
+def test_a_generator_that_is_told_cameras_takes_the_front_where_none_is_said():
+    generator = Generator(GeneratorConfig(z_dim=8, w_dim=8, widths=(8, 8), resolution=8, camera_width=4))
+    z, labels = torch.randn(2, 8), orbit_labels(torch.tensor([0.0, 90.0]), torch.zeros(2))
+    told, plain = generator.mapping(z, labels=labels), generator.mapping(z)
+    assert torch.allclose(told[0], plain[0]) and not torch.allclose(told[1], plain[1])
+
+
+@pytest.mark.parametrize("factor", [2, 4, 8])
+def test_super_resolution_enlarges_whatever_is_rendered(factor):
+    sizes = {"z_dim": 8, "w_dim": 8, "widths": (8, 8), "resolution": 8, "features": 4}
+    generator = Generator(GeneratorConfig(**sizes, super_resolution_width=8, super_resolution=factor))
+    codes, labels = generator.mapping(torch.randn(1, 8)), orbit_labels(torch.zeros(1), torch.zeros(1))
+    view = generator.render(generator.planes(codes), labels, 6, codes=codes, enlarged=8)
+    assert view.image.shape[-1] == generator.config.image_resolution == 8 * factor and view.raw.shape[-1] == 6
+
+
+def test_poses_turn_the_figure_and_rest_is_the_plain_rendering():
+    generator = Generator(GeneratorConfig(z_dim=8, w_dim=8, widths=(8, 8), resolution=8, precision="parameter"))
+    planes, labels = (
+        generator.planes(generator.mapping(torch.randn(1, 8))),
+        orbit_labels(torch.zeros(1), torch.zeros(1)),
+    )
+    rest, turned = torch.zeros(1, 6), torch.tensor([[0.0, 0.5, 0, 0, 0.5, 0]])
+    plain, still, moved = (generator.render(planes, labels, poses=poses).image for poses in (None, rest, turned))
+    assert torch.allclose(plain, still, atol=1e-4) and not torch.allclose(plain, moved, atol=1e-3)

@@ -39,3 +39,11 @@ def test_a_model_that_starts_at_its_final_resolution_never_grows():
 def test_a_start_resolution_must_be_a_power_of_two():
     with pytest.raises(ValueError, match="power of two"):
         Schedule(kimg=1, start_resolution=24)
+
+
+def test_fades_are_part_of_a_phase():
+    fades = {"blur": {"start": 10, "end": 0, "kimg": 20}, "neural_resolution": {"start": 8, "end": 16, "kimg": 20}}
+    faded = Schedule.model_validate({"kimg": 100, "fades": fades})
+    phase = phase_at(faded, 10_000, 64)
+    assert (phase.blur, phase.neural_resolution) == (5.0, 12) and (phase.swap, phase.density_noise) == (0, 0)
+    assert phase_at(SCHEDULE, 10_000, 64).neural_resolution is None

@@ -6,6 +6,7 @@ from shards.samples import make_dataset
 
 from styleavatar3d.camera.cameras import orbit_labels, yaw_pitch
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.chance import pieces
 from styleavatar3d.gan.views import DataConfig, Sampler, Views, balanced_pool, load_views
 
 
@@ -22,8 +23,10 @@ def sampler(**changes) -> Sampler:
 
 def test_batches_are_parts_of_one_stream():
     whole, parts = sampler().reals(8, 8, 16), [sampler().reals(8, 4, 16), sampler().reals(12, 4, 16)]
-    for all_of_it, *pieces in zip(whole, *parts, strict=True):
-        assert torch.equal(all_of_it, torch.cat(pieces))
+    for all_of_it, *those in zip(*(drawn[:-1] for drawn in (whole, *parts)), strict=True):
+        assert torch.equal(all_of_it, torch.cat(those))
+    numbers = whole.chance.uniform("anything", 3)
+    assert torch.equal(numbers, torch.cat([part.chance.uniform("anything", 3) for part in parts]))
     whole = sampler().fakes(0, 8, 5, (3, 2))
     parts = [sampler().fakes(first, 4, 5, (3, 2)) for first in (0, 4)]
     assert torch.equal(whole.latents, torch.cat([p.latents for p in parts]))
@@ -55,6 +58,20 @@ def test_pictures_are_cut_out_on_grey_and_flipped_with_their_cameras():
 def test_smaller_pictures_are_means():
     large, small = sampler().reals(0, 2, 16), sampler().reals(0, 2, 4)
     assert torch.allclose(small.images[0, 0, 0, 0], large.images[0, 0, :4, :4].mean(), atol=1e-6)
+
+
+def test_pieces_of_a_batch_draw_what_the_batch_draws():
+    whole = sampler().fakes(8, 8, 5, (3, 2))
+    parts = list(pieces(whole, 3))
+    assert [len(part.latents) for part in parts] == [3, 3, 2]
+    assert torch.equal(whole.jitter.fine, torch.cat([part.jitter.fine for part in parts]))
+    for draw in (lambda chance: chance.uniform("a", 2), lambda chance: chance.normal("b", 2, 2)):
+        assert torch.equal(draw(whole.chance), torch.cat([draw(part.chance) for part in parts]))
+
+
+def test_views_from_behind_are_repeated():
+    labels = orbit_labels(torch.tensor([0.0, 89.0, 91.0, -170.0]), torch.zeros(4))
+    assert sorted(balanced_pool(labels, 0.0, 3).tolist()) == [0, 1, 2, 2, 2, 3, 3, 3]
 
 
 @pytest.mark.parametrize("share", [0.0, 0.5, 0.8])
