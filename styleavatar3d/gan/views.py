@@ -37,6 +37,9 @@ class DataConfig(Strict):
     shards: str
     front_share: float = 0.5
     mirror: bool = True
+    own_share: float = Field(default=0.0, ge=0, lt=1)
+    """of the views to reconstruct, how many the encoder looks at themselves; for the others it looks at any view of
+    their figure. Synthesised views of a figure differ in detail, so what another view foretells is soft."""
     back_repeat: int = Field(default=1, ge=1)
 
     @model_validator(mode="after")
@@ -156,6 +159,7 @@ class Sampler:
 
     def __init__(self, views: Views, config: DataConfig, seed: int, device: torch.device):
         self.views, self.mirror, self.seed, self.device = views, config.mirror, seed, device
+        self.own_share = config.own_share
         self.pool = balanced_pool(views.labels, config.front_share, config.back_repeat)
         self.label_spread = views.labels.std(0, unbiased=False)
 
@@ -171,7 +175,9 @@ class Sampler:
         draws = torch.stack([uniform(self.seed, "pair", first + i, 3 + sum(samples)) for i in range(count)])
         own = torch.stack([wanted, wanted + 1], 1)
         begin, end = (own if self.views.partners is None else self.views.partners[wanted]).unbind(1)
-        shown = begin + (draws[:, 2] * (end - begin)).long()
+        own_share = self.own_share
+        other = begin + ((draws[:, 2] - own_share).clamp(min=0) / (1 - own_share) * (end - begin)).long()
+        shown = torch.where(draws[:, 2] < own_share, wanted, other)
         noise = normal(self.seed, "pair noise", first, (count, z_dim)).to(self.device)
         jitter = Jitter(*(part.contiguous().to(self.device) for part in draws[:, None, 3:].split(samples, -1)))
         chance = Chance(self.seed, "pair", first, count)
