@@ -239,7 +239,7 @@ config_hash: {config_hash(config)}
 ---
 # Style prior
 
-Diffusion over the style codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings of pictures and
+Diffusion over the codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings of pictures and
 texts and on attributes; trained on {config.data.count} codes and renders of that generator. It works with no other.
 Measured on {config.data.held_out} pairs held out, one sample each, nothing ranked ("explained": share of their codes'
 variance; retrieval among {config.track.retrieval}; "attributes_found": stated words that the estimator finds):
