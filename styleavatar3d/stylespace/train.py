@@ -239,9 +239,10 @@ config_hash: {config_hash(config)}
 ---
 # Style prior
 
-Diffusion over the style codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings; trained on
-{config.data.count} codes and renders of that generator. It works with no other. Measured on {config.data.held_out}
-pairs held out ("explained": share of their codes' variance; retrieval among {config.track.retrieval}):
+Diffusion over the codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings of pictures and
+texts and on attributes; trained on {config.data.count} codes and renders of that generator. It works with no other.
+Measured on {config.data.held_out} pairs held out, one sample each, nothing ranked ("explained": share of their codes'
+variance; retrieval among {config.track.retrieval}; "attributes_found": stated words that the estimator finds):
 
 {figures}
 `StylePrior.from_pretrained(folder)` of `styleavatar3d.stylespace.diffusion` loads it.
