@@ -62,7 +62,7 @@ class TrainState:
             encoder,
             torch.optim.Adam([*generator.parameters(), *encoder.parameters()], **options) if encoder else None,
             aside,
-            Controller(config.train.augment) if config.train.augment.on else None,
+            Controller(config.train.augment) if config.train.augment.active else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:

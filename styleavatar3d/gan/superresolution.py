@@ -30,6 +30,7 @@ class SuperResolution(nn.Module):
         x = self.refine(x, code, dtype)
         image = upsample(features[:, :3]) + self.to_image(x, code, dtype)
         for block in self.further:
+            assert isinstance(block, Block) and block.grow, "every block here follows another"
             x = block.refine(upsample(block.grow(x, code, dtype)), code, dtype)
             image = upsample(image) + block.to_image(x, code, dtype)
         return image

@@ -174,10 +174,9 @@ class Sampler:
         shown = begin + (draws[:, 2] * (end - begin)).long()
         noise = normal(self.seed, "pair noise", first, (count, z_dim)).to(self.device)
         jitter = Jitter(*(part.contiguous().to(self.device) for part in draws[:, None, 3:].split(samples, -1)))
-        looks = (
-            self._look(some, draws, resolution, Chance(self.seed, "pair", first, count)) for some in (shown, wanted)
-        )
-        return Pairs(*looks, noise, jitter)
+        chance = Chance(self.seed, "pair", first, count)
+        seen, asked = (self._look(some, draws, resolution, chance) for some in (shown, wanted))
+        return Pairs(seen, asked, noise, jitter)
 
     def _look(self, chosen: Tensor, draws: Tensor, resolution: int, chance: Chance) -> Reals:
         images = self.views.images[chosen].float() / 127.5 - 1
@@ -194,9 +193,8 @@ class Sampler:
             depths = torch.where(flip[:, None, None, None], depths.flip(-1), depths)
             depths = stretch(F.avg_pool2d(depths * masks, shrink) / small.clamp(min=1e-3), small)
         images = F.avg_pool2d(images, shrink)
-        told = _label_draws(draws[:, 1], chance), self.label_spread.expand(len(chosen), -1)
-        parts = (images, small, depths, labels, *told)
-        return Reals(*[part.to(self.device) for part in parts], chance)
+        told, spread, to = _label_draws(draws[:, 1], chance), self.label_spread.expand(len(chosen), -1), self.device
+        return Reals(images.to(to), small.to(to), depths.to(to), labels.to(to), told.to(to), spread.to(to), chance)
 
     def fakes(self, first: int, count: int, z_dim: int, samples: tuple[int, int], purpose: str = "fake") -> FakeDraws:
         """Latents, cameras drawn from the data, and one jitter an image."""
@@ -213,9 +211,8 @@ class Sampler:
         coarse, fine = draws[:, None, 3:].split(samples, -1)
         to = self.device
         jitter = Jitter(coarse.contiguous().to(to), fine.contiguous().to(to))
-        told = _label_draws(draws[:, 2], chance), self.label_spread.expand(count, -1)
-        known = (part.to(to) for part in (latents, labels, *told))
-        return FakeDraws(*known, jitter, others.to(to), chance)
+        told, spread = _label_draws(draws[:, 2], chance).to(to), self.label_spread.expand(count, -1).to(to)
+        return FakeDraws(latents.to(to), labels.to(to), told, spread, jitter, others.to(to), chance)
 
     def _flip(self, labels: Tensor, draws: Tensor) -> tuple[Tensor, Tensor]:
         flip = (draws < 0.5) & self.mirror
