@@ -30,7 +30,7 @@ class AugmentConfig(Strict):
     controller aims at; the probability can go from 0 to 1 within `speed_kimg`.
     """
 
-    on: bool = False
+    active: bool = False
     target: float = Field(default=0.6, gt=-1, lt=1)
     speed_kimg: float = Field(default=500.0, gt=0)
     start: float = Field(default=0.0, ge=0, le=1)

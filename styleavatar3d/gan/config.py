@@ -132,10 +132,10 @@ def conflict(config: GanConfig) -> str | None:
             (fades.pose_prior.start or fades.pose_prior.end) and not judge.pose
         ),
         "model.discriminator.pose and train.augment.mirror: a mirrored figure has another pose, set one to false": (
-            judge.pose and train.augment.on and train.augment.mirror
+            judge.pose and train.augment.active and train.augment.mirror
         ),
         "model.discriminator.depth and train.augment: augmented depths fit no camera, set one to false": (
-            judge.depth and train.augment.on
+            judge.depth and train.augment.active
         ),
         "model.label.wrong_camera takes a neighbour's camera: set model.discriminator.group to 2 or more": (
             model.label.wrong_camera and group == 1

@@ -79,7 +79,7 @@ class TrainState:
             heads,
             torch.optim.Adam(heads.parameters(), config.train.discriminator_rate, **options) if heads else None,
             aside,
-            Controller(config.train.augment) if config.train.augment.on else None,
+            Controller(config.train.augment) if config.train.augment.active else None,
         )
 
     def networks(self) -> dict[str, torch.nn.Module]:

@@ -1,7 +1,5 @@
 """Two, four or eight times the resolution from composited features (EG3D section 4.3, in a small form of our own)."""
 
-from typing import Any
-
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
@@ -31,8 +29,8 @@ class SuperResolution(nn.Module):
         x = upsample(self.grow(features, code, dtype))
         x = self.refine(x, code, dtype)
         image = upsample(features[:, :3]) + self.to_image(x, code, dtype)
-        block: Any
         for block in self.further:
+            assert isinstance(block, Block) and block.grow, "every block here follows another"
             x = block.refine(upsample(block.grow(x, code, dtype)), code, dtype)
             image = upsample(image) + block.to_image(x, code, dtype)
         return image

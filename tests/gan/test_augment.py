@@ -7,7 +7,7 @@ from styleavatar3d.camera.cameras import check_labels, orbit_labels, yaw_pitch
 from styleavatar3d.gan.augment import DRAWS, GATES, AugmentConfig, Controller, augment
 from styleavatar3d.gan.labels import LabelConfig, view_labels
 
-CONFIG = AugmentConfig(on=True)
+CONFIG = AugmentConfig(active=True)
 SIZE = 96
 STILL = {"shift": 0.0, "scale": 0.0, "turn": 0.0, "mirror": False}
 PLAIN = {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": False}
@@ -128,7 +128,7 @@ def test_gradients_pass_through_twice():
 
 
 def test_the_controller_goes_where_the_discriminator_is_too_sure():
-    controller = Controller(AugmentConfig(on=True, target=0.6, speed_kimg=1, most=0.8))
+    controller = Controller(AugmentConfig(active=True, target=0.6, speed_kimg=1, most=0.8))
     assert controller.probability == 0
     for _ in range(5):
         controller.adapt(0.9, 100)
@@ -146,7 +146,7 @@ def test_the_controller_goes_where_the_discriminator_is_too_sure():
 
 
 def test_the_probability_is_saved_exactly():
-    first, second = (Controller(AugmentConfig(on=True, speed_kimg=7)) for _ in range(2))
+    first, second = (Controller(AugmentConfig(active=True, speed_kimg=7)) for _ in range(2))
     for sign in (0.7, 0.9, 0.65):
         first.adapt(sign, 3)
     second.load_state_dict(first.state_dict())

@@ -152,7 +152,7 @@ def test_micro_batches_add_up_to_the_batch(more):
 def test_every_part_of_a_recipe_is_trained_and_steered():
     before, after = two_steps(*EVERYTHING, steps=0), two_steps(*EVERYTHING, steps=3)
     still = [name for name, tensor in before.items() if tensor.is_floating_point() and torch.equal(tensor, after[name])]
-    assert all(name.startswith("average.") or name == "generator.w_mean" for name in still), still
+    assert all(name.startswith(("average.", "hooked.")) or name == "generator.w_mean" for name in still), still
     assert before["controller.state"].tolist() == [0.5, 0.0]
     moved = (after["controller.state"][0] - 0.5).abs().item()
     assert min(abs(moved - 0.08), abs(moved - 0.24)) < 1e-9  # three steps of 8 images of 100 for the whole range
@@ -214,8 +214,8 @@ def test_super_resolution_trains(shards, tmp_path):
             "pose_prior needs model.discriminator.pose",
         ),
         (("--train.schedule.fades.neural_resolution", "{start: 8, end: 16, kimg: 1}"), "super_resolution_width"),
-        (("--model.discriminator.pose", "true", "--train.augment.on", "true"), "pose and train.augment.mirror"),
-        (("--model.discriminator.depth", "true", "--train.augment.on", "true"), "depth and train.augment"),
+        (("--model.discriminator.pose", "true", "--train.augment.active", "true"), "pose and train.augment.mirror"),
+        (("--model.discriminator.depth", "true", "--train.augment.active", "true"), "depth and train.augment"),
         (("--train.micro_batch", "3", *NONE), "micro_batch must be a multiple of model.discriminator.group, 4"),
         (("--train.micro_batch", "4"), "micro_batch works without model.encoder"),
         (("--train.penalty_shares", "{image: 1, depth: 0}"), "penalty_shares.raw needs model.discriminator.raw"),

@@ -40,7 +40,7 @@ NONE = ("--model.encoder", "null", "--train.schedule.warm_kimg", "0", "--train.a
 EVERYTHING = (
     *NONE, "--model.generator.camera_width", "4", "--model.label.kind", "noisy camera", "--model.label.wrong_camera",
     "0.5", "--model.discriminator.label_size", "25", "--model.correction.kind", "full", "--model.discriminator.pose",
-    "true", "--train.augment.on", "true", "--train.augment.mirror", "false", "--train.augment.start", "0.5",
+    "true", "--train.augment.active", "true", "--train.augment.mirror", "false", "--train.augment.start", "0.5",
     "--train.augment.speed_kimg", "0.1", "--train.density_variation", "0.25", "--train.density_points", "20",
     "--train.penalty_shares", "{image: 1, raw: 0, mask: 2, depth: 0}",
     "--train.schedule.fades", "{blur: {start: 1, end: 1, kimg: 1}, swap: {start: 0.5, end: 0.5, kimg: 1}, "
