@@ -55,8 +55,6 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
         while state.seen < schedule.images:
             phase, first = phase_at(schedule, state.seen, resolution), state.seen + world.rank * share
             values: dict[str, float] = {}
-            if state.encoder and not phase.warm and not state.drawing:
-                values |= begin_to_draw(state, shown, config, world)
             if phase.warm or anchored(state.seen, config):
                 pairs = sampler.pairs(first, share, z_dim, phase.resolution, phase.samples)
                 values |= reconstruction_step(state, pairs, config, phase, world)
@@ -74,8 +72,11 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
             half_life = config.train.average_half_life_kimg * 1000
             update_average(state.average, state.generator, average_decay(config.train.batch, state.seen, half_life))
 
+            ended = state.seen >= schedule.images
+            if state.encoder and not state.drawing and (ended or not phase_at(schedule, state.seen, resolution).warm):
+                values |= begin_to_draw(state, shown, config, world)
             progress.add({} if state.guard.close(state.seen) else values)
-            ended, stopped = state.seen >= schedule.images, world.any(stop.requested)
+            stopped = world.any(stop.requested)
             if tracker and (progress.due() or ended):
                 line = progress.line(state.seen)
                 line |= {"resolution": phase.resolution, "skipped": state.guard.skipped}

@@ -83,7 +83,7 @@ def test_all_weights_move_but_the_average_lags(shards, tmp_path):
     train(config)
     before = TrainState.fresh(config, torch.device("cpu")).tensors()
     after = load_file(next((tmp_path / "run/checkpoints").glob("*80")) / "state.safetensors")
-    still = [n for n, t in before.items() if "w_mean" not in n and torch.equal(t, after[n])]
+    still = [n for n, t in before.items() if "w_mean" not in n and n != "guard.counts" and torch.equal(t, after[n])]
     assert still == []
     assert any(not torch.equal(after[f"average.{n[10:]}"], t) for n, t in after.items() if n.startswith("generator."))
 
