@@ -47,7 +47,9 @@ def plan(config: GanConfig) -> dict[str, Any]:
             "beside": companions(config),
         }
         if config.model.encoder:
-            networks["encoder"] = Encoder(config.model.encoder, config.model.generator.z_dim)
+            networks["encoder"] = Encoder(
+                config.model.encoder, config.model.generator.z_dim, config.model.generator.w_dim
+            )
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     kept = 4 * sum(COPIES[name] * count for name, count in parameters.items())
     plain = len(companions(config)) > 0  # cameras and poses that learn take the renderer that knows their gradients
