@@ -82,7 +82,7 @@ class Heads(nn.Module):
         ]
         if not len(self.label):
             return torch.cat([verdict.mean(1) for verdict in verdicts], 1)
-        code = pixel_norm(self.label[1](leaky(self.label[0](labels))))[..., None]
+        code = pixel_norm(self.label[1](leaky(self.label[0](labels.to(parameter.dtype)))))[..., None]
         return torch.cat([(verdict * code).sum(1) for verdict in verdicts], 1) / math.sqrt(code.shape[1])
 
     def spread(self, levels: Levels, labels: Float[Tensor, "batch code"]) -> Float[Tensor, "batch"]:

@@ -8,7 +8,7 @@ from torch.distributions import Normal, kl_divergence
 from styleavatar3d.config import load_config
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.config import GanConfig
-from styleavatar3d.gan.reconstruction import Encoder, EncoderConfig, divergence
+from styleavatar3d.gan.reconstruction import Encoder, EncoderConfig, codes_of, divergence
 from styleavatar3d.gan.schedule import phase_at
 from styleavatar3d.gan.state import TrainState
 from styleavatar3d.gan.steps import reconstruction_step
@@ -76,12 +76,27 @@ def test_divergence_is_that_of_normal_distributions():
 
 
 def test_the_encoder_looks_at_its_own_resolution():
-    encoder = Encoder(EncoderConfig(resolution=8, widths=(8, 16)), 5)
+    encoder = Encoder(EncoderConfig(resolution=8, widths=(8, 16)), 5, 6)
     image, mask = torch.randn(2, 3, 16, 16), torch.rand(2, 1, 16, 16)
     small = [torch.nn.functional.avg_pool2d(x, 2) for x in (image, mask)]
     mean, log_variance = encoder(image, mask)
     assert mean.shape == log_variance.shape == (2, 5)
     assert torch.allclose(mean, encoder(*small)[0], atol=1e-2)
+
+
+def test_codes_are_drawn_for_pictures_and_their_mirror_images():
+    source, encoder = sampler(), Encoder(EncoderConfig(resolution=8, widths=(8, 16)), 5, 6)
+    codes = codes_of(encoder, source.views, seed=0, draws=3)
+    assert codes.shape == (3 * 2 * 12, 6) and torch.equal(codes, codes_of(encoder, source.views, seed=0, draws=3))
+    assert not torch.allclose(codes[:12], codes[12:24])  # mirrored
+    assert not torch.allclose(codes[:12], codes[24:36])  # drawn anew
+
+
+def test_some_views_are_shown_themselves():
+    source = sampler(["a"] * 12, mirror=False, own_share=0.5)
+    pairs = source.pairs(0, 600, 5, SIZE, (3, 2))
+    same = (pairs.shown.labels == pairs.wanted.labels).all(1).float().mean().item()
+    assert abs(same - (0.5 + 0.5 / 12)) < 0.06
 
 
 def test_reconstruction_learns():
@@ -92,7 +107,7 @@ def test_reconstruction_learns():
     phase, losses = phase_at(settings.train.schedule, 0, SIZE), []
     for step in range(80):
         pairs = source.pairs(4 * step, 4, 16, phase.resolution, phase.samples)
-        values = reconstruction_step(state, pairs, phase, World())
+        values = reconstruction_step(state, pairs, settings, phase, World())
         losses.append(values["reconstruction_image"] + values["reconstruction_mask"])
     assert sum(losses[-5:]) < 0.6 * sum(losses[:5])
 
@@ -114,7 +129,7 @@ def test_an_anchored_step_comes_every_interval():
     ("words", "complaint"),
     [
         (["--train.schedule.warm_kimg", "0", "--train.anchor_interval", "0"], "warm_kimg needs model.encoder"),
-        (["--model.encoder.resolution", "16", "--model.encoder.widths", "[8,8,8]"], "encoder.resolution"),
+        (["--model.encoder.resolution", "32", "--model.encoder.widths", "[8,8,8,8]"], "encoder.resolution"),
         (["--model.encoder.widths", "[8]"], "widths end at 4 px"),
     ],
 )
