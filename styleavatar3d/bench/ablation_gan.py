@@ -61,8 +61,13 @@ VARIANTS = (
     Variant("tri-grid", "volume", 0.0, _volume("[3, 1, 1]", "single")),
     Variant("pyramid", "volume", 0.0, _volume("[3, 1, 1]", "pyramid")),
 )
-COMMON = ("--model.discriminator.depth", "false", "--train.schedule.grow_kimg", "0", "--train.snapshot_kimg", "10")
-"""No run sees depth maps, which would say what the label leaves open."""
+COMMON = (
+    "--model.encoder", "null", "--model.perception", "null", "--train.schedule.warm_kimg", "0",
+    "--train.anchor_interval", "0", "--train.generator_rate", "0.0025", "--model.generator.levels", "single",
+    "--model.discriminator.depth", "false", "--train.schedule.grow_kimg", "0", "--train.snapshot_kimg", "10",
+)  # fmt: skip
+"""Adversarial from the first image: what reconstructs is told the camera, and a frozen estimator or depth maps would
+say what the label leaves open."""
 SIZES = {
     32: (
         "--model.generator.resolution", "32", "--model.generator.widths", "[128, 128, 128, 96]",
