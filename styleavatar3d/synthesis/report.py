@@ -1,6 +1,5 @@
 """What a synthesis says: on the way how far it is and how fast each worker, at the end what became of every prompt."""
 
-import io
 import sys
 import time
 from typing import Any
@@ -61,9 +60,12 @@ def told_by(fleet: Fleet, shard_size: int) -> dict[str, float]:
 
 def verdicts(storage: Storage) -> tuple[list[str], list[list[Any]]]:
     """Columns and rows of a table of prompt by view: what was asked for, seen from where, and what became of it."""
+    import pyarrow
     import pyarrow.parquet
 
-    whole = pyarrow.parquet.read_table(io.BytesIO(storage.read(TABLE)))
+    # a buffer of its own, read in this thread: readers ahead would drop Python's bytes when Python is gone already
+    source = pyarrow.BufferReader(storage.read(TABLE))
+    whole = pyarrow.parquet.read_table(source, use_threads=False, pre_buffer=False)
     gates = sorted(name for name in whole.column_names if name.startswith("gate."))
     some = range(0, whole.num_rows, max(1, -(-whole.num_rows // MOST_ROWS)))
     rows = whole.select([*COLUMNS, *gates]).take(list(some)).to_pylist()
