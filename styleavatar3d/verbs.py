@@ -205,14 +205,15 @@ def dataset_preview(url: str, out: str = "preview.png", count: int = 64) -> Resu
 
 
 def dataset_validate(url: str) -> Result:
-    """Check every shard against its manifest record and every record against the schema.
+    """Check every byte, record and camera of shards, or the cameras of another layout; exit code 2 if any is wrong.
 
     Args:
-        url: folder or s3:// prefix
+        url: folder or s3:// prefix of shards, an EG3D folder or zip, or a folder with transforms.json
     """
     from styleavatar3d.shards.tools import validate
 
-    return validate(url)
+    found = validate(url)
+    return found if found["sound"] else {**found, "exit_code": 2}
 
 
 def dataset_convert(
@@ -357,13 +358,28 @@ def bench(table: str, repeats: int = 5, count: int = 0) -> Result:
     """A table of speeds as ratios measured in one run, or of what a choice is worth.
 
     Args:
-        table: ablation, figures, gates, loader, lora, models, ops, synthesis
+        table: figures, gates, loader, lora, models, ops, synthesis
         repeats: interleaved repeats of each measurement of speed
-        count: pictures a row of ablation and gates; 0 for as many as the documents quote
+        count: pictures a row of gates; 0 for as many as the documents quote
     """
     from styleavatar3d.bench import tables
 
     return tables.run(table, repeats, count)
+
+
+def ablation(out: str = "runs/ablation", count: int = 1000, seed: int = 0, model: str = "", workers: int = 1) -> Result:
+    """What view words and each kind of guidance are worth, on held-out figures, and which of the paper's claims hold.
+
+    Args:
+        out: folder of what was measured and of ablation.json; the same command resumes
+        count: pictures a row
+        seed: of the figures, cameras and noise
+        model: folder with diffusion/, judge/ and clip/ (default: the shipped weights)
+        workers: processes that draw
+    """
+    from styleavatar3d.bench.ablation import run
+
+    return run(out, count, seed, model, workers=workers)
 
 
 def gan_ablation(
@@ -431,6 +447,7 @@ VERBS: dict[str, Callable[..., Result | None]] = {
     "evaluate": evaluate,
     "results": results,
     "bench": bench,
+    "bench ablation": ablation,
     "bench gan-ablation": gan_ablation,
     "doctor": doctor,
 }

@@ -18,7 +18,8 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.bench import evaluate_generator
 from styleavatar3d.bench.held_out import show, tell
-from styleavatar3d.bench.population import Job, Population, fill
+from styleavatar3d.bench.population import Job, Population
+from styleavatar3d.bench.workers import fill
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.config import config_hash, load_config
 from styleavatar3d.errors import StyleAvatarError

@@ -13,7 +13,8 @@ from typing import Any
 from styleavatar3d.assets import assets
 from styleavatar3d.bench import evaluate_diffusion, evaluate_generator, evaluate_prior
 from styleavatar3d.bench.held_out import World, show, signed
-from styleavatar3d.bench.population import Job, Population, fill, stored
+from styleavatar3d.bench.population import Job, Population, stored
+from styleavatar3d.bench.workers import fill
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.miniature.reading import reading_scores

@@ -1,6 +1,6 @@
 """Is the generator near the renders, does it obey the camera, and is each avatar one solid figure from all sides?
 
-Reads the stores that `population.fill` completed; nothing is drawn here. See docs/metrics.md for what each number is.
+Reads the stores that `workers.fill` completed; nothing is drawn here. See docs/metrics.md for what each number is.
 """
 
 from collections.abc import Mapping

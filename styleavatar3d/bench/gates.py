@@ -47,11 +47,11 @@ def run(
 
     folder = Path(model) if model else assets() / "data" / "miniature"
     gates = gates.model_copy(update={"weights": str(folder / "estimators")})
-    keeper, scenes = Gatekeeper.open(gates, Safety(None)), Scenes.draw(count, seed)
+    keeper, scenes = Gatekeeper.open(gates, Safety(None)), Scenes.draw(range(count), seed)
     posed, records = pose(scenes), _records(scenes)
     samples = [Sample(*parts, {}) for parts in zip(records, posed.renders, posed.masks, strict=True)]
-    made = draw(Synthesizer.from_pretrained(folder / "diffusion", device), scenes, Row("hybrid", True),
-                posed.guidance, seed)  # fmt: skip
+    synthesizer = Synthesizer.from_pretrained(folder / "diffusion", device)
+    made = draw(synthesizer, scenes, Row("hybrid", True), posed.guidance)
     sorts = {"renders": samples, **mistakes(samples, seed), "synthesised": _with_images(samples, made)}
     judged = {name: list(keeper.judge(some, [])) for name, some in sorts.items()}
     rows = [_row(name, some, gates) for name, some in judged.items()]

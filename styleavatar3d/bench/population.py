@@ -1,12 +1,11 @@
 """Pictures of held-out figures, of a generator and of what it learned from, measured part by part by many processes."""
 
 import inspect
-import multiprocessing
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any, Literal
 
 import torch
@@ -14,7 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor
 
 from styleavatar3d.bench.avatars import measure_avatar, measure_figure
-from styleavatar3d.bench.held_out import HELD_OUT, signed, tell
+from styleavatar3d.bench.held_out import HELD_OUT, signed
 from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.dress import build_figure
@@ -128,6 +127,11 @@ class Population:
             place = self.job.renders or place
         return FeatureStore(f"{place}/{source}", self.job.count(source), about, part)
 
+    def stores(self) -> Iterator[tuple[str, FeatureStore, Callable[[range], Measured]]]:
+        """What `bench.workers.fill` has to fill."""
+        for source in self.job.sources:
+            yield source, self.store(source), partial(self.measure, source)
+
     @torch.inference_mode()
     def measure(self, source: Source, pictures: range) -> Measured:
         """One part of `source`."""
@@ -187,47 +191,6 @@ def shard_pictures(data: str, pictures: range, count: int) -> UInt8[Tensor, "som
     if len(shards) < count:
         raise StyleAvatarError("too few pictures to compare with", got=len(shards), expected=f"{count} in {data}")
     return shards.load(pictures)["image"]
-
-
-# --- who does what -------------------------------------------------------------------------------------------------
-
-
-def fill(population: Population, world: World, workers: int = 1) -> None:
-    """Measure everything of the job that is not there yet, in all processes of the world, with `workers` each.
-
-    Returns when the stores are complete. Raises StyleAvatarError if a worker fails.
-    """
-    rank, size = world.rank * workers, world.size * workers
-    threads = max(torch.get_num_threads() // workers, 1)
-    context = multiprocessing.get_context("spawn")
-    others = [
-        context.Process(target=_work, args=(population.job, rank + i, size, threads), daemon=True)
-        for i in range(1, workers)
-    ]
-    for other in others:
-        other.start()
-    _fill_share(population, rank, size)
-    for other in others:
-        other.join()
-    if failed := [other.exitcode for other in others if other.exitcode]:
-        raise StyleAvatarError("a worker failed", got=f"exit codes {failed}", remedy="the same command goes on")
-    world.wait()
-
-
-def _work(job: Job, rank: int, size: int, threads: int) -> None:
-    torch.set_num_threads(threads)
-    _fill_share(Population(job), rank, size)
-
-
-def _fill_share(population: Population, rank: int, size: int) -> None:
-    for source in population.job.sources:
-        store = population.store(source)
-
-        def report(done: int, count: int, source: str = source) -> None:
-            if rank == 0:
-                tell(f"{source}, parts", done, count)
-
-        store.fill(lambda pictures, source=source: population.measure(source, pictures), rank, size, report)
 
 
 @contextmanager

@@ -6,8 +6,7 @@ from typing import Any
 from styleavatar3d.errors import StyleAvatarError
 
 SPEEDS = ("figures", "loader", "ops", "synthesis")
-WORTHS = ("ablation", "gates")
-TABLES = tuple(sorted([*SPEEDS, *WORTHS, "lora", "models"]))
+TABLES = tuple(sorted([*SPEEDS, "gates", "lora", "models"]))
 
 
 def run(table: str = "ops", repeats: int = 5, count: int = 0) -> dict[str, Any]:
@@ -19,4 +18,4 @@ def run(table: str = "ops", repeats: int = 5, count: int = 0) -> dict[str, Any]:
     measure = importlib.import_module(f"styleavatar3d.bench.{table}").run
     if table in SPEEDS:
         return measure(repeats)
-    return measure(count) if table in WORTHS and count else measure()
+    return measure(count) if table == "gates" and count else measure()

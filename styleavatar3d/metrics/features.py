@@ -131,5 +131,5 @@ def digest(weights: dict[str, Tensor]) -> str:
     whole = hashlib.sha256()
     for name, tensor in sorted(weights.items()):
         whole.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
-        whole.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+        whole.update(tensor.detach().cpu().flatten().view(torch.uint8).numpy().tobytes())
     return whole.hexdigest()[:12]

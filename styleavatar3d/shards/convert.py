@@ -25,7 +25,7 @@ from styleavatar3d.shards.eg3d import LABELS, Labelled
 from styleavatar3d.shards.folder import Progress, raise_if, write_shards
 from styleavatar3d.shards.lenses import FRAMING
 from styleavatar3d.shards.manifest import Entry, Plan, begin, manifest_hash
-from styleavatar3d.shards.mistakes import camera_mistakes, describe, meeting_point, refuse_mistakes
+from styleavatar3d.shards.mistakes import camera_mistakes, describe, meeting_point, refuse_mistakes, wrong_numbers
 from styleavatar3d.shards.nerfstudio import TRANSFORMS, read_transforms
 from styleavatar3d.shards.schema import Coding, Figure, Record
 from styleavatar3d.shards.table import UNSTATED, check_licence
@@ -181,9 +181,12 @@ def _strays(foreign: Foreign) -> list[str]:
 
 def _fit(foreign: Foreign) -> tuple[Foreign, dict[str, Any]]:
     """The data set with its cameras moved and scaled to ours, and by how much."""
-    labels = numpy.array([pair.label for pair in foreign.pairs], numpy.float64)
+    given, names = [pair.label for pair in foreign.pairs], [pair.name for pair in foreign.pairs]
+    refuse_mistakes(wrong_numbers(given), names)
+    labels = numpy.array(given, numpy.float64)
     point = meeting_point(labels[:, :16].reshape(-1, 4, 4))
     if point is None:
+        refuse_mistakes(camera_mistakes(given), names)
         raise StyleAvatarError("the cameras look at no common point", remedy="place them by hand, without --fit")
     labels[:, [3, 7, 11]] -= point
     radius = numpy.linalg.norm(labels[:, [3, 7, 11]], axis=1)
@@ -202,7 +205,7 @@ def _restore(foreign: Foreign, beside: eg3d.Beside, out: str, stop: StopSignal) 
         for shard in range(plan.shards):
             for sample in shard_of(shard):
                 raise_if(stop)
-                check_sample(members_of(sample), sample.record.index, plan.resolution, {})
+                check_sample(members_of(sample), sample.record.index, plan.resolution)
                 yield sample
 
     def sample(index: int) -> Sample:

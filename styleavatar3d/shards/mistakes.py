@@ -30,7 +30,9 @@ def camera_mistakes(labels: Sequence[Sequence[Any]], size: int | None = None) ->
 
     `size` is the pictures' side in pixels, if known. Labels that hold one mistake are not looked at for the next.
     """
-    found, good = _numbers(labels)
+    found = wrong_numbers(labels)
+    bad = {row for mistake in found for row in mistake.rows}
+    good = [row for row in range(len(labels)) if row not in bad]
     for check in (_matrices, _world, check_intrinsics, check_framing):
         if not good:
             break
@@ -62,9 +64,9 @@ def describe(mistake: Mistake, keys: Sequence[str]) -> str:
     return f"{mistake.name}: {mistake.what} ({shown}{rest}); {mistake.remedy}"
 
 
-def _numbers(labels: Sequence[Sequence[Any]]) -> tuple[list[Mistake], list[int]]:
-    """What is wrong before geometry, and the rows in which nothing is."""
-    found, good = Found(), []
+def wrong_numbers(labels: Sequence[Sequence[Any]]) -> list[Mistake]:
+    """What is wrong with labels before geometry."""
+    found = Found()
     for row, label in enumerate(labels):
         if len(label) != 25:
             what = "only the matrix, no intrinsics" if len(label) in (12, 16) else f"{len(label)} numbers instead of 25"
@@ -73,9 +75,7 @@ def _numbers(labels: Sequence[Sequence[Any]]) -> tuple[list[Mistake], list[int]]
             found.add("not finite", "a number is NaN, infinite or none", "look for a failed pose estimate", [row])
         elif not any(label[:16]):
             found.add("all zero", "the matrix is zero", "look for a picture whose pose was never estimated", [row])
-        else:
-            good.append(row)
-    return found.list(), good
+    return found.list()
 
 
 def _matrices(table: numpy.ndarray, size: int | None) -> list[Mistake]:

@@ -3,7 +3,7 @@
 import hashlib
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -123,19 +123,23 @@ def _shard_problems(storage: Storage, plan: Plan, entry: Entry, cameras: dict[st
         return
     sound = True
     for row, index in enumerate(_indices(entry)):
+        name = f"{entry.name}, record {index:09d}"
         try:
             spots = {part: spot for part in layout.parts if (spot := layout.find(row, part))}
             files = {part: data[at : at + size] for part, (at, size) in spots.items()}
-            check_sample(files, index, plan.resolution, cameras)
+            check_sample(files, index, plan.resolution, lambda camera, name=name: cameras.update({name: camera}))
         except StyleAvatarError as error:
             sound = False
-            yield f"{entry.name}, record {index:09d}: {error.what}"
+            yield f"{name}: {error.what}"
     if sound and (stated := entry.layout()) and (stated.parts != layout.parts or (stated.sizes != layout.sizes).any()):
         yield f"{entry.name}: members lie elsewhere than the manifest says"
 
 
-def check_sample(files: dict[str, bytes], index: int, size: int, cameras: dict[str, list[float]]) -> None:
-    """Raise StyleAvatarError unless the files of a sample are complete, of one size, and agree with each other."""
+def check_sample(
+    files: dict[str, bytes], index: int, size: int, told: Callable[[list[float]], object] = lambda camera: None
+) -> None:
+    """Raise StyleAvatarError unless the files of a sample are complete, of one size, and agree with each other. Its
+    camera is `told` before anything else of the record is looked at."""
     names = [part.partition(".")[0] for part in files]
     for name in ("image", "mask", "json"):
         if names.count(name) != 1:
@@ -143,7 +147,7 @@ def check_sample(files: dict[str, bytes], index: int, size: int, cameras: dict[s
     if not isinstance(tree := parse_json(files["json"]), dict):
         raise StyleAvatarError("the record is no JSON object")
     if isinstance(camera := tree.get("camera"), list):
-        cameras[f"{index:09d}"] = camera
+        told(camera)
         tree["camera"] = _SOUND  # the whole set tells best what is wrong with one
     record = Record.from_tree(tree)
     if record.index != index:

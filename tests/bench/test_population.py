@@ -7,11 +7,12 @@ import pytest
 import tiny
 import torch
 
-from styleavatar3d.bench import avatars, evaluate_generator, population
+from styleavatar3d.bench import avatars, evaluate_generator
 from styleavatar3d.bench.avatars import around_labels, measure_figure, surface
 from styleavatar3d.bench.held_out import HELD_OUT
 from styleavatar3d.bench.held_out import World as HeldOut
-from styleavatar3d.bench.population import Job, Population, codes_of, fill, stored
+from styleavatar3d.bench.population import Job, Population, codes_of, stored
+from styleavatar3d.bench.workers import _fill_share, fill
 from styleavatar3d.camera.cameras import yaw_pitch
 from styleavatar3d.camera.rays import box_intersection, rays
 from styleavatar3d.encoders.estimators import Estimator
@@ -85,7 +86,7 @@ def test_two_processes_measure_what_one_measures(folder: Path, tmp_path: Path) -
     fill(alone, World())
     shared = Population(job(folder, tmp_path / "two"))
     for rank in (1, 0):
-        population._fill_share(shared, rank, 2)
+        _fill_share(shared, rank, 2)
     for source in alone.job.sources:
         for number in alone.store(source).parts:
             one, two = alone.store(source).read(number), shared.store(source).read(number)

@@ -188,10 +188,21 @@ def drive(url: str, folder: Path, faults: dict[int, list[Fault]], plan: Plan, le
         os._exit(stopped.exit_code)
 
 
-def drive_quietly(url: str, plan: Plan, shade: int = 0) -> list[Entry]:
-    """One worker that is this process, and nothing goes wrong."""
+def drive_quietly(url: str, plan: Plan, shade: int = 0, uneven: float = 0.0) -> list[Entry]:
+    """One worker that is this process, and nothing goes wrong. `uneven`: seconds that a shard may take longer."""
     storage = Storage.open(url)
-    return produce(storage, plan, FleetConfig(kind="inline"), partial(stand_in, storage, plan, shade))
+    work = partial(_pausing, stand_in, uneven) if uneven else stand_in
+    return produce(storage, plan, FleetConfig(kind="inline"), partial(work, storage, plan, shade))
+
+
+def _pausing(make: Callable[..., Work], most: float, *given: Any) -> Work:
+    work = make(*given)
+
+    def paused(shard: int) -> Any:
+        time.sleep(most * random.random())
+        return work(shard)
+
+    return paused
 
 
 def start(function: Any, *given: Any) -> Any:

@@ -87,7 +87,7 @@ def test_driver_kills_redo_at_most_what_was_in_flight(tmp_path: Path, quiet: Qui
 @pytest.mark.timeout(3600)
 def test_two_drivers_on_one_output_are_harmless(url: str):
     counted = scenarios.split_brains(url, 50)
-    assert counted["agreed"] == 50
+    assert counted["agreed"] == 50 and counted["shared"] >= 10
 
 
 def test_a_shard_that_always_fails_is_set_aside_said_and_tried_again(tmp_path: Path):

@@ -162,6 +162,8 @@ def broken(change: str) -> dict[str, bytes]:
             for entry in labels:
                 m = numpy.array(entry[1][:16]).reshape(4, 4) @ numpy.diag([1.0, -1, -1, 1])
                 entry[1][:16] = m.ravel().tolist()
+        case "short":
+            labels[2][1] = labels[2][1][:16]
         case "nested":
             return content | {"dataset.json": b'{"labels":' + b"[" * 100_000}
         case "bomb":
@@ -174,13 +176,15 @@ def broken(change: str) -> dict[str, bytes]:
     [
         ("no labels", "holds no labels"), ("twice", "duplicated key"), ("stray", "1 pictures have no label"),
         ("gone", "no such file"), ("size", "wrong sizes"), ("flat", "cannot be read"), ("escape", "leaves its archive"),
-        ("opengl", "OpenGL"), ("nested", "not JSON"), ("bomb", "no picture"),
+        ("opengl", "OpenGL"), ("short", "wrong count"), ("nested", "not JSON"), ("bomb", "no picture"),
     ],
 )  # fmt: skip
 def test_broken_archives_are_named_and_nothing_is_written(tmp_path: Path, change: str, word: str):
     source = zipped(tmp_path / "eg3d.zip", broken(change))
     with pytest.raises(StyleAvatarError, match=word):
         convert(source, str(tmp_path / "set"), licence="CC0-1.0")
+    with pytest.raises(StyleAvatarError, match=word):
+        convert(source, str(tmp_path / "set"), licence="CC0-1.0", fit=True)
     assert not (tmp_path / "set").exists()
     report = validate(source)
     assert not report["sound"] and any(word in problem for problem in report["problems"])

@@ -8,6 +8,7 @@ import pytest
 import torch
 from shards.samples import REJECTED, SIZE, make_dataset, make_sample
 
+from styleavatar3d.cli import dispatch
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.shards.loader import ShardDataset
@@ -154,7 +155,8 @@ def test_validate_finds_records_that_contradict_themselves(tmp_path: Path, chang
     broken = record.model_copy(update=change).to_json()
     assert _rewrite(storage, entry, data, broken)
     problems = validate(str(tmp_path))["problems"]
-    assert len(problems) == 1 and problem in problems[0]
+    assert len(problems) == 1 and problem in problems[0] and f"{entry.name}, record 000000000" in problems[0]
+    assert dispatch(["dataset", "validate", str(tmp_path)])["exit_code"] == 2
 
 
 def _rewrite(storage: Storage, entry, tar: bytes, record: bytes) -> bool:
