@@ -354,17 +354,18 @@ def results(data: str = "data/miniature", page: str = "docs/results.md", logs: t
     return write(data, page)
 
 
-def bench(table: str, repeats: int = 5, count: int = 0) -> Result:
+def bench(table: str, repeats: int = 5, count: int = 0, out: str = "") -> Result:
     """A table of speeds as ratios measured in one run, or of what a choice is worth.
 
     Args:
         table: figures, gates, loader, lora, models, ops, synthesis
         repeats: interleaved repeats of each measurement of speed
         count: pictures a row of gates; 0 for as many as the documents quote
+        out: JSON file to write
     """
     from styleavatar3d.bench import tables
 
-    return tables.run(table, repeats, count)
+    return tables.run(table, repeats, count, out)
 
 
 def ablation(out: str = "runs/ablation", count: int = 1000, seed: int = 0, model: str = "", workers: int = 1) -> Result:

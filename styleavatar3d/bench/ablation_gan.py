@@ -108,7 +108,7 @@ def run(
     """Train and measure each variant with each seed, print mean and spread, and keep a JSON line a run.
 
     Args:
-        out: folder of runs, `rows.jsonl` and `sheet.png`; the same call resumes
+        out: folder of runs, `rows.jsonl`, `gan-ablation.json` and `sheet.png`; the same call resumes
         seeds: trainings of each variant
         size: pixels: 32 or 64
         kimg: thousands of images of each training
@@ -133,7 +133,9 @@ def run(
     for group in dict.fromkeys(one.group for one in chosen):
         print_group(group, [row for row in summary if row["group"] == group], seeds)
     about = {"table": "gan-ablation", "out": out, "size": size, "kimg": kimg, "seeds": seeds}
-    return about | {"rows": rows, "summary": summary}
+    told = about | {"rows": rows, "summary": summary}
+    storage.publish("gan-ablation.json", (json.dumps(told, indent=1) + "\n").encode())
+    return told
 
 
 def check(seeds: int, size: int) -> None:

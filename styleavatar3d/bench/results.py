@@ -1,4 +1,4 @@
-"""The results page: what was asked, what `evaluate` measured, what the training cost, and its curves."""
+"""The results page: what was asked, what `evaluate` and `bench` measured, what the training cost, and its curves."""
 
 import json
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from styleavatar3d.bench.curves import draw
+from styleavatar3d.bench.measured import sections
 from styleavatar3d.errors import StyleAvatarError
 
 
@@ -41,21 +42,24 @@ GOALS = (
 
 HEAD = """# Results
 
-Written by `styleavatar3d results` from what `evaluate`, the training stages and their logs left in `data/miniature`.
-Everything is measured on figures that nothing was trained on; view and attributes are
-read by the judge (`metrics/judge.py`), which has seen renders only and which nothing in the product may ask.
+Written by `styleavatar3d results` from what `evaluate`, `bench`, the training stages and their logs left in
+`data/miniature`. Everything is measured on figures that nothing was trained on; view and attributes are read by
+the judge (`metrics/judge.py`), which has seen renders only and which nothing in the product may ask.
 """
 
 
 def write(data: str | Path, page: str | Path) -> dict[str, Any]:
-    """Write `page` (Markdown) and `pictures/curves.svg` beside it from `data`/evaluation.json, training.json and
-    curves.json; returns their paths. Raises StyleAvatarError when one of the sources is missing or damaged."""
+    """Write `page` (Markdown) and `pictures/curves.svg` beside it; returns their paths. The sources, all in `data`:
+    evaluation.json, training.json, curves.json, and what `bench` left in tables/, where anything was kept.
+
+    Raises StyleAvatarError when a source is missing or damaged."""
     folder, page = Path(data), Path(page)
     evaluation, training, curves = (_read(folder / f"{name}.json") for name in ("evaluation", "training", "curves"))
     picture = page.parent / "pictures" / "curves.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(draw(curves))
-    parts = [HEAD, _reached(evaluation), _attributes(evaluation), _spent(training), _curves(picture.name)]
+    parts = [HEAD, _reached(evaluation), _attributes(evaluation), *sections(folder / "tables")]
+    parts += [_spent(training), _curves(picture.name)]
     page.write_text("\n".join(parts))
     return {"page": str(page), "curves": str(picture)}
 

@@ -46,6 +46,21 @@ def test_the_page_says_what_was_asked_and_what_came_out(folder: Path) -> None:
     assert (folder / "docs" / "pictures" / "curves.svg").is_file() and "pictures/curves.svg" in page
 
 
+def test_tables_of_bench_become_sections(folder: Path) -> None:
+    (folder / "tables").mkdir()
+    rows = [{"row": "renders", "faces on backs": 0.0}, {"row": "depth, view words", "faces on backs": None}]
+    claims = [{"claim": "hybrid: better", "gain": 0.1, "verdict": "holds"}]
+    told = {"count": 1000, "behind": 250, "seed": 0, "rows": rows, "claims": claims}
+    (folder / "tables" / "ablation.json").write_text(json.dumps(told))
+    page = Path(results.write(folder, folder / "results.md")["page"]).read_text()
+    assert "1000 pictures a row of the same held-out figures, 250 of them from behind, seed 0" in page
+    assert "| row | faces on backs |" in page and "| renders | 0.0 |" in page and "| depth, view words |  |" in page
+    assert "| hybrid: better | 0.1 | holds |" in page
+    (folder / "tables" / "ablation.json").write_text('{"count": 3}')
+    with pytest.raises(StyleAvatarError, match=r"ablation.json is no table of bench"):
+        results.write(folder, folder / "results.md")
+
+
 def test_a_missing_source_is_named(folder: Path) -> None:
     (folder / "evaluation.json").unlink()
     with pytest.raises(StyleAvatarError, match=r"source of the results page is missing[\s\S]*evaluation\.json"):

@@ -1,0 +1,85 @@
+"""What `bench` measured, as sections of the results page: one for each file `tables/NAME.json` that was kept."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from styleavatar3d.errors import StyleAvatarError
+
+
+class Section(NamedTuple):
+    """How a table of `bench` is shown: its title, how it came about, and which of its parts are tables of their own."""
+
+    title: str
+    how: str
+    parts: tuple[str, ...] = ("rows",)
+
+
+SECTIONS = {
+    "ablation": Section(
+        "What view words and guidance are worth",
+        "`bench ablation`: {count} pictures a row of the same held-out figures, {behind} of them from behind,\n"
+        "seed {seed}. A claim holds where rows differ by two standard errors.",
+        ("rows", "claims"),
+    ),
+    "gan-ablation": Section(
+        "What the discriminator's label and the volume are worth",
+        "`bench gan-ablation`: {kimg} thousand images of {size} px a training, adversarial from the first, on\n"
+        "renders with exact cameras; for the label's rows every fifth camera is wrong. Means over {seeds} seeds, and\n"
+        "the spread (standard deviation).",
+        ("summary",),
+    ),
+    "gates": Section(
+        "What the gates let pass",
+        "`bench gates`: shares of {count} pictures of each sort that pass; and what was synthesised, by the judge.",
+        ("rows", "judge"),
+    ),
+    "lora": Section("A style from ten pictures", "`bench lora`: on figures that it was not trained on, by the judge."),
+    "synthesis": Section(
+        "What our denoising loop costs",
+        "`bench synthesis`: {layout}, {steps} steps, median of {repeats} turns. Shares of the time outside the\n"
+        "modules; ours and diffusers' own pipeline over the bare modules. A batch of 8 makes {batch_8_over_1} times\n"
+        "the pictures a second of a batch of 1.",
+    ),
+    "loader": Section(
+        "How fast shards are read",
+        "`bench loader`: {size} px, `torch.utils.data` over an EG3D zip beside it, median of {repeats} turns. Shards\n"
+        "over zip: {png_ratio} as PNG, {jpeg_ratio} as JPEG; our JPEG over their PNG {jpeg_against_png_ratio}, at\n"
+        "{jpeg_against_png_bytes} of the bytes. First batch at sample 1,000,000: {resume_s[1,000,000][wall]} s.",
+    ),
+    "ops": Section(
+        "The renderer's kernel",
+        "`bench ops`: the fused kernel and its plain PyTorch twin, {threads} threads, median of {repeats} turns.",
+        ("rows", "networks"),
+    ),
+}
+
+
+def sections(folder: Path) -> list[str]:
+    """Markdown of every table kept in `folder`. Raises StyleAvatarError for one that is damaged."""
+    return [_section(name, path) for name in SECTIONS if (path := folder / f"{name}.json").is_file()]
+
+
+def _section(name: str, path: Path) -> str:
+    section = SECTIONS[name]
+    try:
+        told = json.loads(path.read_text())
+        tables = [_table(told[part]) for part in section.parts]
+        return "\n".join([f"## {section.title}", "", section.how.format(**told), "", "\n".join(tables)])
+    except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
+        raise StyleAvatarError(
+            f"{path} is no table of bench: {error!r}", remedy=f"make it again: styleavatar3d bench {name}"
+        ) from None
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    names = [name for name in rows[0] if not isinstance(rows[0][name], dict)]
+    lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
+    return (
+        "\n".join([*lines, *("| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows)]) + "\n"
+    )
+
+
+def _cell(value: Any) -> str:
+    return "" if value is None else f"{value:,}" if isinstance(value, int) else str(value)
