@@ -30,6 +30,10 @@ SECTIONS = {
         "the spread (standard deviation).",
         ("summary",),
     ),
+    "generators": Section(
+        "The generators that shipped",
+        "`evaluate --seed {seed}` of each: {samples} samples in tiny-CLIP features, {avatars} avatars from eight sides.",
+    ),
     "gates": Section(
         "What the gates let pass",
         "`bench gates`: shares of {count} pictures of each sort that pass; and what was synthesised, by the judge.",
@@ -69,7 +73,7 @@ def _section(name: str, path: Path) -> str:
         return "\n".join([f"## {section.title}", "", section.how.format(**told), "", "\n".join(tables)])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise StyleAvatarError(
-            f"{path} is no table of bench: {error!r}", remedy=f"make it again: styleavatar3d bench {name}"
+            f"{path} is no table of bench: {error!r}", remedy="delete it, or make it again"
         ) from None
 
 
