@@ -60,7 +60,7 @@ VARIANTS = (
     Variant("25 numbers with noise", "label", 0.2, _label("noisy camera", 25)),
     Variant("tri-plane", "volume", 0.0, _volume("[1, 1, 1]", "single")),
     Variant("tri-grid", "volume", 0.0, _volume("[3, 1, 1]", "single")),
-    Variant("pyramid", "volume", 0.0, _volume("[3, 1, 1]", "pyramid")),
+    Variant("pyramid", "volume", 0.0, (*_volume("[3, 1, 1]", "pyramid"), "--model.generator.coarsest", "8")),
 )
 COMMON = (
     "--model.encoder", "null", "--model.perception", "null", "--train.schedule.warm_kimg", "0",

@@ -31,6 +31,8 @@ def test_every_variant_is_a_config_that_differs_by_its_name_alone() -> None:
     assert list(labels.values()) == ["coarse-to-fine", "none", "camera", "noisy camera"]
     volumes = [plans[name].model.generator.volume for name in VARIANT_NAMES["volume"]]
     assert volumes == ["triplane", "trigrid", "pyramid"]
+    pyramid = plans["pyramid"].model.generator
+    assert pyramid.plane_resolution > pyramid.coarsest, "a pyramid has levels"
     assert len({config.run.out for config in plans.values()}) == len(VARIANTS)
     for name in VARIANT_NAMES["label"]:
         assert plans[name].train == plans["tri-grid"].train
