@@ -152,7 +152,7 @@ def _half_brain(url: str, trials: int, shade: int, plan: Plan) -> None:
     for trial in range(trials):
         meeting.create(f"here-{trial}-{shade}", b"")
         wait_until(lambda now=trial: meeting.exists(f"here-{now}-{OTHER_SHADE - shade}"))
-        entries = drive_quietly(f"{url}/{trial}", plan, shade, uneven=0.1)
+        entries = drive_quietly(f"{url}/{trial}", plan, shade, uneven=0.3)
         meeting.publish(f"said-{trial}-{shade}", json.dumps(manifest_hash(entries)).encode())
 
 
