@@ -129,13 +129,15 @@ def kill_drivers(url: str, folder: Path, plan: Plan, kills: int, lease: float) -
 def split_brains(url: str, trials: int) -> dict[str, int]:
     """Two drivers, whose pixels differ, make the same data set at the same moment, again and again.
 
+    Before each shard both pause, for up to twice as long as a shard takes there: else one would win them all.
     `agreed`: trials in which both saw the same manifest, one sound record a shard. `shared`: in which both won shards.
     """
-    plan, meeting = plan_of(24, 6), Storage.open(url)
-    drivers = [start(_half_brain, url, trials, shade, plan) for shade in (0, OTHER_SHADE)]
+    plan, meeting, began = plan_of(16, 4), Storage.open(url), time.monotonic()
+    alone = {shade: _alone(f"{url}/alone-{shade}", plan, shade) for shade in (0, OTHER_SHADE)}
+    pause = 2 * (time.monotonic() - began) / (len(alone) * plan.shards)
+    drivers = [start(_half_brain, url, trials, shade, plan, pause) for shade in alone]
     [driver.join(3000) for driver in drivers]
     assert [driver.exitcode for driver in drivers] == [0, 0]
-    alone = {shade: _alone(f"{url}/alone-{shade}", plan, shade) for shade in (0, OTHER_SHADE)}
     agreed = shared = 0
     for trial in range(trials):
         storage = Storage.open(f"{url}/{trial}")
@@ -146,13 +148,13 @@ def split_brains(url: str, trials: int) -> dict[str, int]:
     return {"trials": trials, "agreed": agreed, "shared": shared}
 
 
-def _half_brain(url: str, trials: int, shade: int, plan: Plan) -> None:
+def _half_brain(url: str, trials: int, shade: int, plan: Plan, pause: float) -> None:
     """One of the two: waits for the other before each trial."""
     meeting = Storage.open(url)
     for trial in range(trials):
         meeting.create(f"here-{trial}-{shade}", b"")
         wait_until(lambda now=trial: meeting.exists(f"here-{now}-{OTHER_SHADE - shade}"))
-        entries = drive_quietly(f"{url}/{trial}", plan, shade, uneven=0.3)
+        entries = drive_quietly(f"{url}/{trial}", plan, shade, uneven=pause)
         meeting.publish(f"said-{trial}-{shade}", json.dumps(manifest_hash(entries)).encode())
 
 
