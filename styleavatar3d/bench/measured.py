@@ -32,7 +32,7 @@ SECTIONS = {
     ),
     "generators": Section(
         "The generators that shipped",
-        "`evaluate --seed {seed}` of each: {samples} samples in tiny-CLIP features, {avatars} avatars from eight sides.",
+        "`evaluate --seed {seed}` of each: {samples} samples, tiny-CLIP features; {avatars} avatars from eight sides.",
     ),
     "gates": Section(
         "What the gates let pass",
