@@ -85,7 +85,7 @@ def step_of(generator: Generator, judge: Discriminator, config: GanConfig) -> tu
     def make() -> None:
         generator.planes(codes)
         if generator.super_resolution is not None:
-            generator.super_resolution(features, codes[:, -1], generator.dtype)
+            generator.super_resolution(features, codes[:, -1], generator.dtype("super_resolution"))
 
     made, making = _watched(make)
     judged, judging = _watched(lambda: judge(pictures, label))

@@ -1,6 +1,7 @@
 """Everything that training changes, in one object."""
 
 import copy
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -16,6 +17,7 @@ from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.guard import Guard
 from styleavatar3d.gan.perception import Heads, Perception
+from styleavatar3d.gan.recomputation import Thrifty
 from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.runtime.checkpoint import Checkpoint, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.storage import Storage
@@ -64,6 +66,8 @@ class TrainState:
             if seeing and perception and seeing.adversarial:
                 heads = Heads(perception.widths, seeing.width, config.model.label.size).to(device)
             aside = companions(config).to(device)
+        config.train.precision.check(device)
+        instruct([generator, discriminator, encoder, heads], config)
         average = copy.deepcopy(generator).requires_grad_(False)
         options = {"betas": (0.0, 0.99), "eps": 1e-8, "fused": True}
         smooth: dict[str, Any] = options | {"betas": (0.9, 0.99)}  # nobody answers to what reconstructs
@@ -121,6 +125,15 @@ class TrainState:
             load_optimizer(optimizer, checkpoint.tensors, name)
         self.seen = checkpoint.position
         self.drawing = bool(checkpoint.tensors.get("drawing", False))
+
+
+def instruct(networks: Iterable[torch.nn.Module | None], config: GanConfig) -> None:
+    """Tell networks how to compute while they train: in which number formats, and what to keep for the backward pass."""
+    for network in filter(None, networks):
+        network.precision = config.train.precision
+        for part in network.modules():
+            if isinstance(part, Thrifty):
+                part.checkpointing = config.train.checkpointing
 
 
 def companions(config: GanConfig) -> torch.nn.ModuleDict:

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gan.one_step import BF16
 from gan.two_steps import EVERYTHING, NONE
 from gan.two_steps import run as two_steps
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.state import TrainState
 from styleavatar3d.gan.train import GanConfig, passed, train
 from styleavatar3d.gan.views import Sampler, load_views
+from styleavatar3d.runtime.checkpoint import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +102,16 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(shards, t
     assert summary["images"] == 240 and same_weights(tmp_path / "whole", tmp_path / "killed")
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+def test_a_stopped_run_in_bfloat16_ends_with_the_same_bits(shards, tmp_path, monkeypatch):
+    more = (*BF16, *NONE, "--train.schedule.kimg", "0.024")
+    train(tiny(shards, tmp_path / "whole", *more))
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after 4 images"):
+        patch.setattr(StopSignal, "__enter__", lambda signal: setattr(signal, "requested", True) or signal)
+        train(tiny(shards, tmp_path / "stopped", *more))
+    assert train(tiny(shards, tmp_path / "stopped", *more))["images"] == 24
+    assert same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_sigterm_saves_and_leaves_with_exit_code_3(shards, tmp_path):
@@ -270,6 +282,13 @@ def test_ten_bad_steps_in_a_row_end_the_run_with_its_last_good_checkpoint(shards
     assert all(bool(tensor.isfinite().all()) for state in saved(tmp_path / "run") for tensor in state.values())
     monkeypatch.undo()
     assert train(tiny(shards, tmp_path / "run", *NONE))["images"] == 80
+
+
+def test_bad_steps_are_left_out_in_half_precision_too(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda first: first % 8 == 4)
+    train(tiny(shards, tmp_path / "run", *BF16, *NONE, "--train.schedule.kimg", "0.028"))
+    assert saved(tmp_path / "run")[-1]["guard.counts"].tolist() == [3, 0]
+    assert all(bool(tensor.isfinite().all()) for state in saved(tmp_path / "run") for tensor in state.values())
 
 
 def test_a_label_that_is_no_camera_is_refused(shards, tmp_path):
