@@ -31,7 +31,7 @@ def test_whole_steps_in_pieces_with_the_penalty_end_at_the_same_weights():
 
 def kept_bytes(*more: str) -> int:
     """Bytes that a step holds for its backward passes, each tensor once."""
-    config = tiny(*FP32, *more)
+    config = tiny(*FP32, "--model.perception", "null", *more)
     state, kept = TrainState.fresh(config, CPU), dict[int, Tensor]()
 
     def keep(tensor: Tensor) -> Tensor:
