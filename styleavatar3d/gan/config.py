@@ -77,6 +77,9 @@ class GanTrain(Strict):
     checkpointing: bool = False
     """recompute activations of blocks and, where no kernel renders, of rays in the backward pass instead of keeping
     them: less memory, about a third more time"""
+    compile: bool = False
+    """compile the generator's blocks, on a GPU; never the discriminator, whose gradient penalty needs second
+    derivatives, which compiled code has not"""
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
     checkpoint_kimg: float = Field(default=4.0, gt=0)
@@ -148,6 +151,9 @@ def conflict(config: GanConfig) -> str | None:
         f"train.micro_batch must be a multiple of model.discriminator.group, {group}": train.micro_batch % group,
         "train.micro_batch works without model.encoder, whose depth loss is a mean over a whole batch's pixels": (
             train.micro_batch and model.encoder
+        ),
+        "train.compile and train.checkpointing: a compiler decides itself what to keep, set one to false": (
+            train.compile and train.checkpointing
         ),
         "train.penalty_shares.raw needs model.discriminator.raw: set it to 0": (
             train.penalty_shares and train.penalty_shares.raw and not judge.raw

@@ -231,6 +231,7 @@ def test_super_resolution_trains(shards, tmp_path):
         (("--train.micro_batch", "3", *NONE), "micro_batch must be a multiple of model.discriminator.group, 4"),
         (("--train.micro_batch", "4"), "micro_batch works without model.encoder"),
         (("--train.penalty_shares", "{image: 1, depth: 0}"), "penalty_shares.raw needs model.discriminator.raw"),
+        (("--train.compile", "true", "--train.checkpointing", "true"), "train.compile and train.checkpointing"),
         (("--data.back_repeat", "4"), "front_share and back_repeat"),
     ],
 )
@@ -306,6 +307,25 @@ def test_running_out_of_memory_says_what_to_lower(shards, tmp_path, monkeypatch)
     with pytest.raises(StyleAvatarError, match="batch 4 in this process at 16 px") as raised:
         train(tiny(shards, tmp_path / "run", *NONE))
     assert "lower --train" in str(raised.value)
+
+
+def test_a_cpu_refuses_to_compile(shards, tmp_path):
+    with pytest.raises(StyleAvatarError, match="does not pay on a cpu"):
+        train(tiny(shards, tmp_path / "run", "--train.compile", "true"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_have_the_same_gradients():
+    command = [sys.executable, str(ROOT / "tests/gan/compiled_blocks.py")]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and "agree" in result.stdout, result.stderr
+
+
+def test_a_deepspeed_profile_is_refused_with_the_way_out(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # what `accelerate launch` sets for such a profile
+    with pytest.raises(ConfigError, match="second derivatives") as raised:
+        train(tiny(shards, tmp_path / "run"))
+    assert "--train.checkpointing" in str(raised.value) and not (tmp_path / "run").exists()
 
 
 def test_multiples_are_crossed_once():
