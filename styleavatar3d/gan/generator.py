@@ -258,6 +258,27 @@ class Generator(nn.Module):
         colors, density = self.renderer.field(planes, points)
         return colors[..., :3], density
 
+    # --- as an avatar is shown ---
+
+    def orbit(self, yaw: Float[Tensor, "batch"], pitch: Float[Tensor, "batch"]) -> Float[Tensor, "batch 25"]:
+        """Cameras around the head, in degrees."""
+        return orbit_labels(yaw, pitch)
+
+    def pictures(
+        self, planes: Planes, labels: Float[Tensor, "batch 25"], size: int, codes: Float[Tensor, "batch slots w"]
+    ) -> Float[Tensor, "batch 3 size size"]:
+        """Pictures of `size` pixels. Raises StyleAvatarError if super-resolution does not make that size."""
+        scale = self.config.image_resolution // self.config.resolution
+        if size % scale:
+            raise StyleAvatarError("this size cannot be rendered", got=size, expected=f"a multiple of {scale} pixels")
+        return self.render(planes, labels, size // scale, codes=codes).image
+
+    def seen_field(
+        self, planes: Planes, points: Float[Tensor, "batch point 3"], codes: Float[Tensor, "batch slots w"]
+    ) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
+        """`field`: all of it is seen, and `codes` do not change it."""
+        return self.field(planes, points)
+
     def forward(self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch 25"]) -> Rendering:
         codes = self.mapping(z, labels=labels)
         return self.render(self.planes(codes), labels, codes=codes)
