@@ -210,7 +210,8 @@ class AvatarPipeline:
         views = []
         for some in codes.split(_VIEWS_AT_ONCE):
             front = self.generator.orbit(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
-            views.append(self.generator.render(self.generator.planes(some), front, codes=some).image)
+            planes: Any = self.generator.planes(some)
+            views.append(self.generator.render(planes, front, codes=some).image)
         return torch.cat(views)
 
     def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:

@@ -1,7 +1,8 @@
 """What a training of the generator needs, before it is begun: networks are built without memory, on the meta device.
 
-Parameters are exact. Where activations are recomputed, those of one part come on top of what is kept. Bytes kept for the backward pass are counted by running a step on tensors that hold nothing, but
-for the volume renderer where it is fused: its kernels keep little more than planes and rays. Seconds are reckoned.
+Parameters are exact. Bytes kept for the backward pass are counted by running a step on tensors that hold nothing, but
+for the volume renderer where it is fused: its kernels keep little more than planes and rays. Where activations are
+recomputed, those of one part at a time come on top. Seconds are reckoned.
 """
 
 from functools import partial
@@ -20,7 +21,7 @@ from styleavatar3d.gan.reconstruction import Encoder
 from styleavatar3d.gan.state import companions, instruct
 
 COPIES = {"generator": 5, "discriminator": 4, "beside": 4, "encoder": 4, "heads": 4, "perception": 1}
-"""of each parameter: itself, its gradient, Adam's two means and, of the generator, the average; what is frozen is alone"""
+"""of each parameter: itself, its gradient, Adam's two means and, of the generator, the average; the frozen are alone"""
 BACKWARD = 2.0
 """operations of a backward pass, in forward passes"""
 

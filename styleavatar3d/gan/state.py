@@ -131,8 +131,8 @@ class TrainState:
         self.drawing = bool(checkpoint.tensors.get("drawing", False))
 
 
-def instruct(networks: Iterable[torch.nn.Module | None], config: GanConfig) -> None:
-    """Tell networks how to compute while they train: in which number formats, and what to keep for the backward pass."""
+def instruct(networks: Iterable[Any], config: GanConfig) -> None:
+    """Tell networks how to compute while they train: in which formats, and what to keep for the backward pass."""
     for network in filter(None, networks):
         network.precision = config.train.precision
         for part in network.modules():

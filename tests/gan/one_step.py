@@ -18,6 +18,7 @@ BF16 = (
     "--train.precision",
     "{backbone: bf16, super_resolution: bf16, renderer: bf16, discriminator: bf16, heads: bf16}",
 )
+FP16 = ("--train.precision", "{backbone: fp16, super_resolution: fp16, discriminator: fp16, heads: fp16}")
 LARGER = (
     "--model.generator.widths", "[16, 16]", "--model.generator.resolution", "8", "--model.generator.features", "6",
     "--model.generator.super_resolution_width", "32", "--model.discriminator.raw", "true",
@@ -30,10 +31,10 @@ def tiny(*more: str) -> GanConfig:
     return load_config(GanConfig, "gan/tiny-16", ["--data.shards", "none", *NONE, *more])
 
 
-def losses(state: TrainState, config: GanConfig) -> dict[str, Tensor]:
+def losses(state: TrainState, config: GanConfig, device: torch.device = CPU) -> dict[str, Tensor]:
     """What the generator and the discriminator go down by, and the penalty; no gradients yet."""
     phase = phase_at(config.train.schedule, 40, 16)
-    sampler = Sampler(views(), config.data, 0, CPU)
+    sampler = Sampler(views(), config.data, 0, device)
     draws = sampler.fakes(0, 8, config.model.generator.z_dim, phase.samples)
     reals = sampler.reals(0, 8, phase.resolution)
     fakes = make_fakes(state, draws, config, phase)
@@ -50,14 +51,14 @@ def losses(state: TrainState, config: GanConfig) -> dict[str, Tensor]:
 def gradients(loss: Tensor, network: torch.nn.Module) -> Tensor:
     """All of a network's, in one row."""
     parameters = list(network.parameters())
-    found = torch.autograd.grad(loss, parameters, allow_unused=True, retain_graph=True)
-    return torch.cat([torch.zeros_like(p).flatten() if g is None else g.flatten() for p, g in zip(parameters, found)])
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, materialize_grads=True, allow_unused=True)
+    return torch.cat([gradient.flatten() for gradient in found])
 
 
-def step(*more: str) -> dict[str, tuple[Tensor, Tensor]]:
+def step(*more: str, device: torch.device = CPU) -> dict[str, tuple[Tensor, Tensor]]:
     """Loss and gradients by name, of networks drawn from the run's seed."""
     config = tiny(*more)
-    state = TrainState.fresh(config, CPU)
+    state = TrainState.fresh(config, device)
     networks = {"generator": state.generator, "discriminator": state.discriminator, "penalty": state.discriminator}
-    found = losses(state, config)
-    return {name: (loss.detach(), gradients(loss, networks[name])) for name, loss in found.items()}
+    found = losses(state, config, device)
+    return {name: (loss.detach().cpu(), gradients(loss, networks[name]).cpu()) for name, loss in found.items()}

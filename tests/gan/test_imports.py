@@ -22,6 +22,7 @@ from styleavatar3d.gan.imports import import_generator
 from styleavatar3d.runtime.licences import explain, stated_licences
 from styleavatar3d.runtime.storage import Storage
 
+
 def views(generator: ClassicGenerator) -> list[torch.Tensor]:
     z = torch.randn(2, generator.config.z_dim, generator=torch.Generator().manual_seed(3))
     label = generator.front_label(2)

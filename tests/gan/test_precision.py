@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from gan.one_step import BF16, CPU, FP32, LARGER, losses, step, tiny
+from gan.one_step import BF16, CPU, FP16, FP32, LARGER, losses, step, tiny
 from torch import Tensor
 
 from styleavatar3d.camera.cameras import orbit_labels
@@ -18,13 +18,32 @@ def cosine(one: Tensor, other: Tensor) -> float:
     return torch.cosine_similarity(one.double(), other.double(), 0).item()
 
 
-@pytest.mark.parametrize("size", [(), LARGER])
-def test_a_step_in_bfloat16_is_near_one_in_float32(size):
-    full, half = step(*FP32, *size), step(*BF16, *size)
+Step = dict[str, tuple[Tensor, Tensor]]
+
+
+def assert_near(half: Step, full: Step) -> None:
     for name, (loss, gradient) in full.items():
         assert half[name][0].item() == pytest.approx(loss.item(), rel=2e-2), name
         assert cosine(half[name][1], gradient) > 0.99, name
     assert not torch.equal(half["generator"][1], full["generator"][1])
+
+
+@pytest.mark.parametrize("size", [(), LARGER])
+def test_a_step_in_bfloat16_is_near_one_in_float32(size):
+    assert_near(step(*BF16, *size), step(*FP32, *size))
+
+
+def test_so_is_one_in_float16(monkeypatch):
+    """Slowly computed by a CPU, which training refuses."""
+    monkeypatch.setattr(PrecisionConfig, "check", lambda *_: None)
+    assert_near(step(*FP16, *LARGER), step(*FP32, *LARGER))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("half", [BF16, FP16])
+def test_on_cuda_too(half):
+    device = torch.device("cuda")
+    assert_near(step(*half, *LARGER, device=device), step(*FP32, *LARGER, device=device))
 
 
 def test_the_penalty_and_every_loss_stay_in_float32():

@@ -315,7 +315,7 @@ def test_a_cpu_refuses_to_compile(shards, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_have_the_same_gradients():
+def test_compiled_blocks_have_the_same_gradients_on_cuda_or_cpu():
     command = [sys.executable, str(ROOT / "tests/gan/compiled_blocks.py")]
     result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
     assert result.returncode == 0 and "agree" in result.stdout, result.stderr
