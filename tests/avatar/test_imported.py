@@ -14,7 +14,9 @@ from styleavatar3d.avatar.pipelines import AvatarPipeline
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.imports import import_generator
+from styleavatar3d.runtime.licences import stated_licences
 from styleavatar3d.runtime.media import to_uint8
+from styleavatar3d.runtime.storage import Storage
 
 
 @pytest.fixture(scope="module", params=CONFIGS)
@@ -33,7 +35,8 @@ def test_the_verb_makes_every_file_of_a_seed(folder, tmp_path, capsys):
     wanted = {"front.png", "left.png", "right.png", "back.png", "turntable.mp4", "avatar.glb", "avatar.safetensors"}
     assert len(made) == 2 and all(wanted <= set(avatar["files"]) for avatar in made)
     licences = json.loads((tmp_path / "seed-0000/provenance.json").read_text())["licences"]
-    assert licences and "not stated" not in licences
+    assert licences == stated_licences(Storage.open(str(folder)))
+    assert any("eg3d" in licence for licence in licences)
 
 
 def test_the_front_is_the_originals_front(folder):

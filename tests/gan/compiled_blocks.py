@@ -7,7 +7,6 @@ which training refuses because it does not pay.
 import copy
 
 import torch
-from gan.one_step import gradients
 from torch import Tensor
 
 from styleavatar3d.gan.backbone import Block
@@ -17,8 +16,9 @@ from styleavatar3d.runtime.distributed import default_device
 
 
 def backward(generator: Generator, codes: Tensor, fade: float) -> Tensor:
-    loss = torch.stack([level.square().mean() for level in generator.planes(codes, fade=fade).levels]).sum()
-    return gradients(loss, generator.synthesis)
+    generator.zero_grad()
+    torch.stack([level.square().mean() for level in generator.planes(codes, fade=fade).levels]).sum().backward()
+    return torch.cat([p.grad.flatten() for p in generator.synthesis.parameters() if p.grad is not None])
 
 
 if __name__ == "__main__":
