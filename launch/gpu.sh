@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that needs a GPU, in runs of at most ten minutes; the same command goes on where the last one stopped.
 #
-#   bash launch/gpu.sh check   the rasteriser's tests on CUDA, and tables of views and of the fused renderer
+#   bash launch/gpu.sh check   tests of rasteriser, half precision and compiling on CUDA, and tables of views and of the fused renderer
 #   bash launch/gpu.sh train   the miniature's models on pictures rendered here, by configs/miniature/gpu.yaml
 #
 #   OUT      where results go (default: runs/gpu): tables, curves and, at the end, averaged weights in files <= 16 MiB
@@ -31,7 +31,8 @@ install() {
 }
 
 check() {
-  "$python" -m pytest -q -rs tests/figures/test_rasterize.py tests/miniature/test_renders.py -k "cuda" \
+  "$python" -m pytest -q -rs tests/figures/test_rasterize.py tests/miniature/test_renders.py tests/gan/test_precision.py \
+    tests/gan/test_train.py -k "cuda" \
     2>&1 | tee "$out/tests.txt"
   local table
   for table in figures ops; do

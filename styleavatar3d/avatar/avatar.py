@@ -13,10 +13,10 @@ from torch import Tensor
 
 from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.avatar.mesh import Mesh, mesh_of_field
-from styleavatar3d.camera.cameras import Camera, orbit_labels
+from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.classic import ClassicGenerator
 from styleavatar3d.gan.generator import Generator
-from styleavatar3d.gan.planes import Planes
 from styleavatar3d.runtime.media import mp4, to_uint8
 from styleavatar3d.stylespace.codes import generator_sha256
 
@@ -31,45 +31,38 @@ class Avatar:
     """`codes` [slots, w] of `generator`, and `provenance`: how it was made, by which models, under which licence."""
 
     codes: Tensor
-    generator: Generator = field(repr=False)
+    generator: Generator | ClassicGenerator = field(repr=False)
     provenance: dict[str, Any] = field(default_factory=dict)
 
     @cached_property
-    def planes(self) -> Planes:
+    def planes(self) -> Any:
         """The feature planes, computed once: every view and the mesh read them."""
         with torch.inference_mode():
             return self.generator.planes(self.codes[None])
 
     def render(self, camera: Camera | None = None, size: int | None = None) -> Image.Image:
         """One RGB picture of size x size pixels, from the front unless a camera is given."""
-        camera = camera or Camera.orbit(0.0)
-        return Image.fromarray(self.views(camera.label()[None], size)[0].permute(1, 2, 0).numpy())
+        label = camera.label()[None] if camera else self.generator.orbit(torch.zeros(1), torch.zeros(1))
+        return Image.fromarray(self.views(label, size)[0].permute(1, 2, 0).numpy())
 
     @torch.inference_mode()
     def views(self, labels: Float[Tensor, "views 25"], size: int | None = None) -> UInt8[Tensor, "views 3 size size"]:
         """Pictures from many cameras. The default size is that of the generator."""
-        resolution, at_once = self._ray_grid(size or self.generator.config.image_resolution)
+        size = size or self.generator.config.image_resolution
+        if not 1 <= size <= LARGEST_VIEW:
+            raise StyleAvatarError("this size cannot be rendered", got=size, expected=f"1 to {LARGEST_VIEW} pixels")
         images = []
-        for some in labels.split(at_once):
+        for some in labels.split(max(1, _RAYS_AT_ONCE // size**2)):
             codes = self.codes.expand(len(some), -1, -1)
-            images.append(to_uint8(self.generator.render(self.planes, some, resolution, codes=codes).image))
+            images.append(to_uint8(self.generator.pictures(self.planes, some, size, codes)))
         return torch.cat(images)
-
-    def _ray_grid(self, size: int) -> tuple[int, int]:
-        """The rays along a side for a picture of `size` pixels, and how many such pictures fit into memory together."""
-        config = self.generator.config
-        scale = config.image_resolution // config.resolution
-        if not 1 <= size <= LARGEST_VIEW or size % scale:
-            raise StyleAvatarError(
-                "this size cannot be rendered", got=size, expected=f"a multiple of {scale} up to {LARGEST_VIEW} pixels"
-            )
-        return size // scale, max(1, _RAYS_AT_ONCE // size**2)
 
     def turn(self, frames: int = 48, size: int | None = None) -> UInt8[Tensor, "frames 3 size size"]:
         """The pictures of one full turn from slightly above eye height; the last leads back to the first, the front."""
         if not 1 <= frames <= MOST_FRAMES:
             raise StyleAvatarError("no turn has this many pictures", got=frames, expected=f"1 to {MOST_FRAMES}")
-        return self.views(orbit_labels(torch.arange(frames) * (360.0 / frames), torch.full((frames,), 5.0)), size)
+        around = self.generator.orbit(torch.arange(frames) * (360.0 / frames), torch.full((frames,), 5.0))
+        return self.views(around, size)
 
     def turntable(self, path: str | Path, frames: int = 48, size: int | None = None, fps: int = 24) -> Path:
         """Write an MP4 of one full turn, which loops without a jump. The size must be even."""
@@ -81,7 +74,7 @@ class Avatar:
         """The surface where the density passes `level` (per world unit), coloured, in metres."""
 
         def read(points: Tensor) -> tuple[Tensor, Tensor]:
-            colors, density = self.generator.field(self.planes, points.to(self.codes)[None])
+            colors, density = self.generator.seen_field(self.planes, points.to(self.codes)[None], self.codes[None])
             return colors[0], density[0]
 
         return replace(mesh_of_field(read, self.generator.config.box, resolution, level), provenance=self.provenance)
@@ -98,7 +91,7 @@ class Avatar:
         return write_whole(path, self.to_bytes())
 
     @classmethod
-    def load(cls, path: str | Path, generator: Generator) -> "Avatar":
+    def load(cls, path: str | Path, generator: Generator | ClassicGenerator) -> "Avatar":
         """Read an avatar file and refuse it if another generator made it."""
         from safetensors import SafetensorError, safe_open
 

@@ -16,7 +16,6 @@ from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.avatar.glb import to_glb
 from styleavatar3d.avatar.requests import Request, read_table
-from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.media import grid, mp4, png
 
@@ -63,7 +62,7 @@ def generate(
         first_view = first_view or time.monotonic() - loaded
         avatars |= {f"{name}-{i:02d}" if len(made) > 1 else name: avatar for i, avatar in enumerate(made)}
     written = [_write(avatar, Path(out) / name, size, mesh, frames) for name, avatar in avatars.items()]
-    front = orbit_labels(torch.zeros(1), torch.zeros(1))
+    front = pipeline.generator.orbit(torch.zeros(1), torch.zeros(1))
     fronts = torch.cat([avatar.views(front, size) for avatar in avatars.values()])
     write_whole(Path(out) / "sheet.png", png(grid(fronts, columns=min(8, len(fronts)))))
     return {
@@ -171,7 +170,7 @@ def artefacts(avatar: Avatar, size: int, mesh: int, frames: int) -> dict[str, by
     about["config_hash"] = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     avatar = Avatar(avatar.codes, avatar.generator, about)
     yaw = torch.tensor(list(VIEWS.values()))
-    views = avatar.views(orbit_labels(yaw, torch.zeros(len(yaw))), size)
+    views = avatar.views(avatar.generator.orbit(yaw, torch.zeros(len(yaw))), size)
     files = {f"{name}.png": _signed_png(view, about) for name, view in zip(VIEWS, views, strict=True)}
     if frames:
         files["turntable.mp4"] = mp4(avatar.turn(frames, size + size % 2))

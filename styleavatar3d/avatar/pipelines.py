@@ -13,16 +13,17 @@ from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
 from styleavatar3d.avatar.ranking import Goal, likeness, score
 from styleavatar3d.avatar.requests import Request, spread
-from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.encoders.clip import ClipEncoder
 from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.classic import ClassicGenerator
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.miniature.stated import stated_attributes
 from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.licences import NOT_STATED, stated_licences
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import CONFIG_FILE
 from styleavatar3d.stylespace import attributes as words
 from styleavatar3d.stylespace.codes import generator_sha256
 from styleavatar3d.stylespace.denoiser import Conditions
@@ -40,7 +41,7 @@ class AvatarPipeline:
 
     def __init__(
         self,
-        generator: Generator,
+        generator: Generator | ClassicGenerator,
         prior: StylePrior | None,
         clip: ClipEncoder | None,
         name: str = "",
@@ -59,23 +60,25 @@ class AvatarPipeline:
         device: str | torch.device | None = None,
     ) -> "AvatarPipeline":
         """Load `generator/`, `stylespace/`, `clip/` and, where there is one, `estimators/` of a folder; without a
-        folder, the shipped weights.
+        folder, the shipped weights. A folder without `stylespace/`, or that of a generator alone, such as an import,
+        makes avatars from seeds.
 
         `seeds_only` loads the generator alone, which spares the heavy imports of the others. The device is the GPU
         if there is one, unless it is named.
         """
         root = Path(folder) if folder else assets() / "data" / "miniature"
-        if not (root / "generator").is_dir():
+        home = root / "generator" if (root / "generator").is_dir() else root
+        if not (home / CONFIG_FILE).is_file():
             raise StyleAvatarError(
                 "this folder holds no avatar pipeline",
                 got=str(root),
-                expected="a folder with generator/, stylespace/ and clip/",
+                expected="a folder with generator/, stylespace/ and clip/, or that of a generator",
                 remedy="leave the folder out to use the shipped weights",
             )
         device = device or default_device()
-        generator = Generator.from_pretrained(str(root / "generator"), device)
-        licences = stated_licences(Storage.open(str(root / "generator")))
-        if seeds_only:
+        generator = Generator.from_pretrained(str(home), device)
+        licences = stated_licences(Storage.open(str(home)))
+        if seeds_only or not (root / "stylespace").is_dir():
             return cls(generator, None, None, root.name, licences)
         prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
         clip = ClipEncoder.from_pretrained(root / "clip", device)
@@ -206,8 +209,9 @@ class AvatarPipeline:
     def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
         views = []
         for some in codes.split(_VIEWS_AT_ONCE):
-            front = orbit_labels(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
-            views.append(self.generator.render(self.generator.planes(some), front, codes=some).image)
+            front = self.generator.orbit(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
+            planes: Any = self.generator.planes(some)
+            views.append(self.generator.render(planes, front, codes=some).image)
         return torch.cat(views)
 
     def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:
@@ -222,5 +226,10 @@ class AvatarPipeline:
 
 def _loaded(part: Part | None) -> Part:
     if part is None:
-        raise StyleAvatarError("this pipeline was loaded for seeds only", remedy="load it without seeds_only")
+        raise StyleAvatarError(
+            "this pipeline has no style prior: it makes avatars from seeds only", got="a prompt, picture or attributes",
+            expected="seeds",
+            remedy="load it without seeds_only; a bare generator gets its prior from `styleavatar3d train stylespace`, "
+            "which an imported one cannot have",
+        )  # fmt: skip
     return part

@@ -9,7 +9,6 @@ from torch import Tensor
 
 from styleavatar3d.avatar.avatar import MOST_FRAMES, Avatar
 from styleavatar3d.avatar.files import write_whole
-from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import mix_styles
 from styleavatar3d.runtime.media import mp4
@@ -52,7 +51,7 @@ def walk(
     if not 0 <= turns <= 20:
         raise StyleAvatarError("the camera cannot turn so often", got=turns, expected="0 to 20 turns")
     codes, generator = between(avatars, frames), avatars[0].generator
-    labels = orbit_labels(torch.arange(frames) * (360.0 * turns / frames), torch.full((frames,), _PITCH))
+    labels = generator.orbit(torch.arange(frames) * (360.0 * turns / frames), torch.full((frames,), _PITCH))
     steps = [Avatar(code, generator).views(label[None], size) for code, label in zip(codes, labels, strict=True)]
     return torch.cat(steps)
 

@@ -12,16 +12,11 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from styleavatar3d.gan.precision import bounded, levelled
+from styleavatar3d.gan.recomputation import Thrifty
+
 LEAKY_SLOPE = 0.2
 LEAKY_GAIN = math.sqrt(2)
-
-
-def fast_dtype(precision: str, device: torch.device, parameter: torch.dtype) -> torch.dtype:
-    """Number format of convolutions: `auto` is bfloat16 where the hardware multiplies it, else the parameters' own."""
-    if precision == "bfloat16":
-        return torch.bfloat16
-    native = device.type == "cuda" or torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.bfloat16 if precision == "auto" and native and parameter == torch.float32 else parameter
 
 
 class Linear(nn.Module):
@@ -93,11 +88,11 @@ class StyledConvolution(nn.Module):
         self.gain = 1 / math.sqrt(inputs * 9)
 
     def forward(self, x: Tensor, code: Float[Tensor, "batch w"], dtype: torch.dtype) -> Tensor:
-        weight, styles = self.weight * self.gain, self.style(code)
+        weight, styles = self.weight * self.gain, levelled(self.style(code), dtype)
         scale = demodulation(weight, styles) * LEAKY_GAIN
         y = modulated_convolution(x, weight, styles, dtype=dtype)
         bias = (self.bias * LEAKY_GAIN)[None, :, None, None]
-        return F.leaky_relu(torch.addcmul(bias.to(dtype), y, scale[:, :, None, None].to(dtype)), LEAKY_SLOPE)
+        return bounded(F.leaky_relu(torch.addcmul(bias.to(dtype), y, scale[:, :, None, None].to(dtype)), LEAKY_SLOPE))
 
 
 class ToImage(nn.Module):
@@ -115,7 +110,7 @@ class ToImage(nn.Module):
     ) -> Tensor:
         """All channels, or the first `outputs`."""
         y = modulated_convolution(x, self.weight[:outputs] * self.gain, self.style(code), dtype=dtype)
-        return y.to(self.bias.dtype) + self.bias[None, :outputs, None, None]
+        return bounded(y).to(self.bias.dtype) + self.bias[None, :outputs, None, None]
 
 
 def upsample(x: Float[Tensor, "batch channel height width"]) -> Float[Tensor, "batch channel height2 width2"]:
@@ -132,8 +127,17 @@ class Block(nn.Module):
         self.refine = StyledConvolution(outputs, outputs, w_dim)
         self.to_image = ToImage(outputs, image_channels, w_dim)
 
+    def forward(
+        self, x: Tensor, codes: Float[Tensor, "batch slot w"], dtype: torch.dtype, outputs: int | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Features, and what they add to the output. A slot for each convolution in order, the last for the output."""
+        if self.grow is not None:
+            x = upsample(self.grow(x, codes[:, 0], dtype))
+        x = self.refine(x, codes[:, -2], dtype)
+        return x, self.to_image(x, codes[:, -1], dtype, outputs)
 
-class Synthesis(nn.Module):
+
+class Synthesis(Thrifty):
     """Codes -> feature picture, by blocks of 4, 8, 16 ... pixels whose outputs are summed (skip architecture).
 
     Code slots follow StyleGAN2: one per convolution in order, and each block's output layer reads the slot after its
@@ -163,11 +167,8 @@ class Synthesis(nn.Module):
         x = self.constant.expand(len(codes), -1, -1, -1).to(dtype).contiguous(memory_format=torch.channels_last)
         shares = []
         for index in range(blocks):
-            block: Block = self.blocks[index]  # type: ignore[assignment]
-            if block.grow is not None:
-                x = upsample(block.grow(x, codes[:, 2 * index - 1], dtype))
-            x = block.refine(x, codes[:, 2 * index], dtype)
-            share = block.to_image(x, codes[:, 2 * index + 1], dtype, self.outputs[index])
+            told = codes[:, max(2 * index - 1, 0) : 2 * index + 2]
+            x, share = self.part(self.blocks[index], x, told, dtype, self.outputs[index])
             share = F.pad(share, (0, 0, 0, 0, 0, self.outputs[0] - self.outputs[index]))
             shares.append(share * fade if index == blocks - 1 and fade < 1 else share)
         return shares

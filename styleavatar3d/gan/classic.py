@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.camera.ancestors import camera_labels, focal_intrinsics, look_at
+from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.camera.rays import rays
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.background import BackgroundNetwork, composed
@@ -100,6 +101,11 @@ class ClassicGenerator(nn.Module):
         )
         self.pose_branch = PoseBranch(config.z_dim, (128, 32), config.pose_numbers) if config.pose_numbers else None
 
+    @property
+    def w_mean(self) -> Float[Tensor, "w"]:
+        """The mean code."""
+        return self.backbone.mapping.w_avg
+
     # --- codes ---
 
     def mapping(
@@ -125,10 +131,14 @@ class ClassicGenerator(nn.Module):
 
     def front_label(self, batch: int) -> Float[Tensor, "batch 25"]:
         """The camera that looks at the face from the front."""
+        return self.orbit(torch.zeros(1), torch.zeros(1)).expand(batch, -1)
+
+    def orbit(self, yaw: Float[Tensor, "batch"], pitch: Float[Tensor, "batch"]) -> Float[Tensor, "batch 25"]:
+        """Cameras around the origin, in degrees, that aim at the pivot through the lens of training."""
         camera = self.config.camera
-        position, pivot = torch.tensor([[0.0, 0.0, camera.radius]]), torch.tensor([camera.pivot])
-        intrinsics = focal_intrinsics(torch.tensor([camera.focal]))
-        return camera_labels(look_at(position, pivot), intrinsics).expand(batch, -1)
+        positions = orbit_labels(yaw, pitch, camera.radius)[:, _TRANSLATION]
+        intrinsics = focal_intrinsics(torch.full((len(yaw),), camera.focal))
+        return camera_labels(look_at(positions, torch.tensor([camera.pivot])), intrinsics)
 
     def shifted(
         self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch label"]
@@ -162,10 +172,10 @@ class ClassicGenerator(nn.Module):
     def raw_field(
         self, planes: Planes, points: Float[Tensor, "batch points 3"]
     ) -> tuple[Float[Tensor, "batch points feature"], Float[Tensor, "batch points 1"]]:
-        """Colour features and raw density at points of the world, uncropped."""
-        config = self.config
+        """Colour features and raw density at points of the world, uncropped. Planes of batch 1 serve all points."""
+        config, levels = self.config, [level.expand(len(points), -1, -1, -1, -1) for level in planes]
         features = volume_features(
-            planes, points, box=config.rendering.box, depth=config.grid_depth, third_plane=config.third_plane
+            levels, points, box=config.rendering.box, depth=config.grid_depth, third_plane=config.third_plane
         )
         return self.decoder(features)
 
@@ -176,7 +186,15 @@ class ClassicGenerator(nn.Module):
         codes: Float[Tensor, "batch slots w"] | None = None,
     ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points"]]:
         """Colour in [0, 1] and density per world unit. `codes` are needed where a layer makes the raw picture."""
-        features, raw = self.raw_field(planes, points)
+        return self._measured(*self.raw_field(planes, points), codes)
+
+    def seen_field(
+        self, planes: Planes, points: Float[Tensor, "batch points 3"], codes: Float[Tensor, "batch slots w"]
+    ) -> tuple[Float[Tensor, "batch points 3"], Float[Tensor, "batch points"]]:
+        """`field` as pictures show it: empty where it is cropped or culled."""
+        return self._measured(*self._seen_field(planes, points, 0.0), codes)
+
+    def _measured(self, features: Tensor, raw: Tensor, codes: Tensor | None) -> tuple[Tensor, Tensor]:
         if self.torgb is not None:
             picture = self.torgb(features.mT[..., None], self._needed(codes)[:, -1])[..., 0].mT
             colors = (picture + 1) / 2
@@ -222,6 +240,14 @@ class ClassicGenerator(nn.Module):
             image = self.superresolution(raw, features, self._needed(codes))
         mask = weight if self.config.family == "eg3d" else weight * (1 + 2 * _STRETCH) - _STRETCH
         return Rendering(image, raw, mask, depth)
+
+    def pictures(
+        self, planes: Planes, labels: Float[Tensor, "batch label"], size: int, codes: Float[Tensor, "batch slots w"]
+    ) -> Float[Tensor, "batch 3 size size"]:
+        """Pictures of `size` pixels: of the network's own size with super-resolution, of others the volume alone."""
+        whole = size == self.config.image_resolution
+        rays = self.config.neural_resolution if whole else size
+        return self.render(planes, labels, rays, codes=codes, super_resolution=whole).image
 
     def _maps(
         self, planes: Planes, labels: Tensor, size: int, samples: tuple[int, int] | None, jitter: Draws | None,

@@ -132,6 +132,11 @@ class ClassicConfig(Strict):
         return self
 
     @property
+    def box(self) -> float:
+        """Side of the volume in world units."""
+        return self.rendering.box
+
+    @property
     def backbone_resolution(self) -> int:
         """Of the picture branch; a pyramid's level has twice the size of the block that it grows from."""
         return self.plane_resolution // 2 if self.family == "pyramid" else self.plane_resolution

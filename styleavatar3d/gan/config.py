@@ -10,6 +10,7 @@ from styleavatar3d.gan.generator import GeneratorConfig
 from styleavatar3d.gan.labels import LabelConfig
 from styleavatar3d.gan.losses import PenaltyShares
 from styleavatar3d.gan.perception import PerceptionConfig
+from styleavatar3d.gan.precision import PrecisionConfig
 from styleavatar3d.gan.reconstruction import EncoderConfig
 from styleavatar3d.gan.schedule import Schedule
 from styleavatar3d.gan.transport import TransportConfig
@@ -72,6 +73,13 @@ class GanTrain(Strict):
     """of the discriminator's guess of poses, where it guesses them"""
     micro_batch: int = Field(default=0, ge=0)
     """images that a process looks at in one go; gradients add up to those of the batch. 0: all at once"""
+    precision: PrecisionConfig = PrecisionConfig()
+    checkpointing: bool = False
+    """recompute activations of blocks and, where no kernel renders, of rays in the backward pass instead of keeping
+    them: less memory, about a third more time"""
+    compile: bool = False
+    """compile the generator's blocks, on a GPU; never the discriminator, whose gradient penalty needs second
+    derivatives, which compiled code has not"""
     average_half_life_kimg: float = 5.0
     reuse_fakes: bool = True
     checkpoint_kimg: float = Field(default=4.0, gt=0)
@@ -143,6 +151,9 @@ def conflict(config: GanConfig) -> str | None:
         f"train.micro_batch must be a multiple of model.discriminator.group, {group}": train.micro_batch % group,
         "train.micro_batch works without model.encoder, whose depth loss is a mean over a whole batch's pixels": (
             train.micro_batch and model.encoder
+        ),
+        "train.compile and train.checkpointing: a compiler decides itself what to keep, set one to false": (
+            train.compile and train.checkpointing
         ),
         "train.penalty_shares.raw needs model.discriminator.raw: set it to 0": (
             train.penalty_shares and train.penalty_shares.raw and not judge.raw

@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.backbone import LEAKY_SLOPE, Linear, fast_dtype, leaky, pixel_norm
+from styleavatar3d.gan.backbone import LEAKY_SLOPE, Linear, leaky, pixel_norm
 from styleavatar3d.gan.deformation import POSE_SIZE, PoseHead
+from styleavatar3d.gan.precision import PrecisionConfig, bounded
+from styleavatar3d.gan.recomputation import Thrifty
 
 PRESETS = {"full": (32768, 512), "narrow": (18432, 144)}
 """Channels times pixels a side, and most channels: StyleGAN2's tower, and the one that judges pyramids."""
@@ -81,7 +83,7 @@ class Convolution(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         weight, bias = (self.weight * self.gain).to(x.dtype), self.bias.to(x.dtype)
         y = F.conv2d(x, weight, bias, stride=self.stride, padding=self.padding)
-        return F.leaky_relu(y, LEAKY_SLOPE) if self.active else y
+        return bounded(F.leaky_relu(y, LEAKY_SLOPE) if self.active else y)
 
 
 class ResidualBlock(nn.Module):
@@ -116,12 +118,12 @@ def minibatch_deviation(
     return deviation.repeat_interleave(group)[:, None, None, None].expand(-1, 1, height, width)
 
 
-class Discriminator(nn.Module):
+class Discriminator(Thrifty):
     """How real a picture with its mask looks as a view with this label: one logit an image."""
 
     def __init__(self, config: DiscriminatorConfig):
         super().__init__()
-        self.config = config
+        self.config, self.precision = config, PrecisionConfig()
         sizes = [config.resolution // 2**i for i in range(len(config.widths))]
         self.entries = nn.ModuleDict(
             {
@@ -181,17 +183,17 @@ class Discriminator(nn.Module):
         self, pictures: Float[Tensor, "batch channel height width"], *, fade: float = 1.0, precise: bool = False
     ) -> Float[Tensor, "batch feature 4 4"]:
         """What the tower makes of pictures, in the parameters' format."""
-        kind = "parameter" if precise else self.config.precision
-        dtype = fast_dtype(kind, pictures.device, self.last.weight.dtype)
+        parameter = self.last.weight
+        dtype = parameter.dtype if precise else self.precision.dtype("discriminator", parameter, self.config.precision)
         pictures = pictures.to(dtype).contiguous(memory_format=torch.channels_last)
         size = pictures.shape[-1]
         x = self.entries[str(size)](pictures)
         while size > 4:
-            x, size = self.blocks[str(size)](x), size // 2
+            x, size = self.part(self.blocks[str(size)], x), size // 2
             if str(size) in self.entries:
                 pictures = F.avg_pool2d(pictures, 2)
                 x, fade = x * fade + self.entries[str(size)](pictures), 1.0
-        return x.to(self.last.weight.dtype)
+        return x.to(parameter.dtype)
 
 
 class Judgement(NamedTuple):

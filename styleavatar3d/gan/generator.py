@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.config import Strict, validate
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.gan.backbone import Mapping, Synthesis, fast_dtype, join
+from styleavatar3d.gan.backbone import Mapping, Synthesis, join
 from styleavatar3d.gan.conditioning import CameraEmbedding
 from styleavatar3d.gan.planes import Planes, plane_slices, to_planes
+from styleavatar3d.gan.precision import PrecisionConfig
 from styleavatar3d.gan.renderer import Renderer
 from styleavatar3d.gan.superresolution import SuperResolution
 from styleavatar3d.runtime.random import normal
@@ -142,7 +143,7 @@ class Generator(nn.Module):
 
     def __init__(self, config: GeneratorConfig):
         super().__init__()
-        self.config = config
+        self.config, self.precision = config, PrecisionConfig()
         channels = plane_slices(config.depths) * config.plane_channels
         inputs = config.z_dim + config.camera_width
         self.map = Mapping(inputs, config.w_dim, config.mapping_layers, config.mapping_width)
@@ -164,10 +165,9 @@ class Generator(nn.Module):
         self.camera = CameraEmbedding(config.camera_width) if config.camera_width else None
         self.register_buffer("w_mean", torch.zeros(config.w_dim))
 
-    @property
-    def dtype(self) -> torch.dtype:
-        """The number format of convolutions on this device."""
-        return fast_dtype(self.config.precision, self.w_mean.device, self.w_mean.dtype)
+    def dtype(self, part: str) -> torch.dtype:
+        """The number format of "backbone", "super_resolution" or, of the planes, "renderer" on this device."""
+        return self.precision.dtype(part, self.w_mean, self.config.precision)
 
     def mapping(
         self,
@@ -209,7 +209,7 @@ class Generator(nn.Module):
                 expected=f"[batch, {config.slots}, {config.w_dim}]",
             )
         blocks = len(config.widths) if resolution is None else (resolution // 4).bit_length()
-        shares = self.synthesis.shares(codes, blocks=blocks, fade=fade, dtype=self.dtype)
+        shares = self.synthesis.shares(codes, blocks=blocks, fade=fade, dtype=self.dtype("backbone"))
         smallest = config.coarsest if config.levels == "pyramid" else config.plane_resolution
         return Planes(tuple(to_planes(level, config.depths) for level in join(shares, smallest)))
 
@@ -235,6 +235,8 @@ class Generator(nn.Module):
         size = resolution or self.config.resolution
         labels = labels.to(self.w_mean)
         coarse, fine = jitter or Jitter.middle(samples or self.config.samples, labels)
+        if self.precision.renderer == "bf16":
+            planes = planes.to(self.dtype("renderer"))
         features, mask, depth = self.renderer(planes, labels, size, coarse, fine, noise, poses)
         features = (features * 2 - mask[..., None]).mT.unflatten(2, (size, size))
         mask, depth = mask.view(-1, 1, size, size), depth.view(-1, 1, size, size)
@@ -246,7 +248,7 @@ class Generator(nn.Module):
                 )
             if enlarged and enlarged != size:
                 features = F.interpolate(features, size=enlarged, mode="bilinear", align_corners=False)
-            image = self.super_resolution(features, codes[:, -1], self.dtype)
+            image = self.super_resolution(features, codes[:, -1], self.dtype("super_resolution"))
         return Rendering(image, raw, mask, depth)
 
     def field(
@@ -255,6 +257,27 @@ class Generator(nn.Module):
         """Colour in [0, 1] and density per world unit at points of the world."""
         colors, density = self.renderer.field(planes, points)
         return colors[..., :3], density
+
+    # --- as an avatar is shown ---
+
+    def orbit(self, yaw: Float[Tensor, "batch"], pitch: Float[Tensor, "batch"]) -> Float[Tensor, "batch 25"]:
+        """Cameras around the head, in degrees."""
+        return orbit_labels(yaw, pitch)
+
+    def pictures(
+        self, planes: Planes, labels: Float[Tensor, "batch 25"], size: int, codes: Float[Tensor, "batch slots w"]
+    ) -> Float[Tensor, "batch 3 size size"]:
+        """Pictures of `size` pixels. Raises StyleAvatarError if super-resolution does not make that size."""
+        scale = self.config.image_resolution // self.config.resolution
+        if size % scale:
+            raise StyleAvatarError("this size cannot be rendered", got=size, expected=f"a multiple of {scale} pixels")
+        return self.render(planes, labels, size // scale, codes=codes).image
+
+    def seen_field(
+        self, planes: Planes, points: Float[Tensor, "batch point 3"], codes: Float[Tensor, "batch slots w"]
+    ) -> tuple[Float[Tensor, "batch point 3"], Float[Tensor, "batch point"]]:
+        """`field`: all of it is seen, and `codes` do not change it."""
+        return self.field(planes, points)
 
     def forward(self, z: Float[Tensor, "batch z"], labels: Float[Tensor, "batch 25"]) -> Rendering:
         codes = self.mapping(z, labels=labels)

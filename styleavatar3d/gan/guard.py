@@ -67,7 +67,7 @@ class Guard(nn.Module):
                 got=f"the {cause}, at image {seen}; {self.skipped} steps left out in all",
                 expected="finite data, losses and gradients",
                 remedy="if it is the data, run `styleavatar3d dataset validate`; else lower the learning rates or set "
-                "precision to parameter; the latest checkpoint is sound, the same command goes on from there",
+                "train.precision to fp32; the latest checkpoint is sound, the same command goes on from there",
             )
         return True
 

@@ -18,8 +18,9 @@ from torch import Tensor, nn
 from styleavatar3d.assets import shipped
 from styleavatar3d.config import Strict
 from styleavatar3d.encoders.estimators import Estimator
-from styleavatar3d.gan.backbone import Linear, fast_dtype, leaky, pixel_norm
+from styleavatar3d.gan.backbone import Linear, leaky, pixel_norm
 from styleavatar3d.gan.discriminator import Convolution, ResidualBlock
+from styleavatar3d.gan.precision import PrecisionConfig
 
 Levels = list[Float[Tensor, "batch _channel _height _width"]]
 
@@ -66,6 +67,7 @@ class Heads(nn.Module):
 
     def __init__(self, widths: tuple[int, ...], width: int, label_size: int):
         super().__init__()
+        self.precision = PrecisionConfig()
         heads = [Head(inputs, 32 >> level, width) for level, inputs in enumerate(widths)]
         self.heads = nn.ModuleList(heads)
         self.label = nn.ModuleList([Linear(label_size, width), Linear(width, width)] if label_size else [])
@@ -75,7 +77,7 @@ class Heads(nn.Module):
     ) -> Float[Tensor, "batch verdicts"]:
         """Logits, 16 a level; `precise` computes in the parameters' own format (second derivatives)."""
         parameter: Tensor = self.heads[0].verdict.weight  # type: ignore[union-attr]
-        dtype = fast_dtype("parameter" if precise else "auto", parameter.device, parameter.dtype)
+        dtype = parameter.dtype if precise else self.precision.dtype("heads", parameter)
         verdicts = [
             head(level.to(dtype).contiguous(memory_format=torch.channels_last)).to(parameter.dtype)
             for head, level in zip(self.heads, levels, strict=True)

@@ -1,7 +1,8 @@
 """What a training of the generator needs, before it is begun: networks are built without memory, on the meta device.
 
 Parameters are exact. Bytes kept for the backward pass are counted by running a step on tensors that hold nothing, but
-for the volume renderer where it is fused: its kernels keep little more than planes and rays. Seconds are reckoned.
+for the volume renderer where it is fused: its kernels keep little more than planes and rays. Where activations are
+recomputed, those of one part at a time come on top. Seconds are reckoned.
 """
 
 from functools import partial
@@ -15,11 +16,12 @@ from torch.utils.flop_counter import FlopCounterMode
 from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator, GeneratorConfig
+from styleavatar3d.gan.perception import Heads, Perception
 from styleavatar3d.gan.reconstruction import Encoder
-from styleavatar3d.gan.state import companions
+from styleavatar3d.gan.state import companions, instruct
 
-COPIES = {"generator": 5, "discriminator": 4, "beside": 4, "encoder": 4}
-"""of each parameter: itself, its gradient, Adam's two means and, of the generator, the average"""
+COPIES = {"generator": 5, "discriminator": 4, "beside": 4, "encoder": 4, "heads": 4, "perception": 1}
+"""of each parameter: itself, its gradient, Adam's two means and, of the generator, the average; the frozen are alone"""
 BACKWARD = 2.0
 """operations of a backward pass, in forward passes"""
 
@@ -39,7 +41,7 @@ MACHINES = {"2 CPU cores": Machine(2.5e11, 2.5e10), "A100": Machine(3e13, 4e11)}
 
 
 def plan(config: GanConfig) -> dict[str, Any]:
-    """Parameters, bytes of a process and estimated seconds a kimg of `config`; nothing is trained or read."""
+    """Parameters, bytes of a process and estimated seconds a kimg of `config`; nothing is trained."""
     with torch.device("meta"):
         networks: dict[str, nn.Module] = {
             "generator": Generator(config.model.generator),
@@ -50,11 +52,17 @@ def plan(config: GanConfig) -> dict[str, Any]:
             networks["encoder"] = Encoder(
                 config.model.encoder, config.model.generator.z_dim, config.model.generator.w_dim
             )
+    if seeing := config.model.perception:
+        networks["perception"] = perception = Perception.from_pretrained(seeing.folder, torch.device("cpu")).to("meta")
+        if seeing.adversarial:
+            with torch.device("meta"):
+                networks["heads"] = Heads(perception.widths, seeing.width, config.model.label.size)
+    instruct([networks[name] for name in ("generator", "discriminator", "heads") if name in networks], config)
     parameters = {name: sum(p.numel() for p in network.parameters()) for name, network in networks.items()}
     kept = 4 * sum(COPIES[name] * count for name, count in parameters.items())
     plain = len(companions(config)) > 0  # cameras and poses that learn take the renderer that knows their gradients
     images = config.train.micro_batch or config.train.batch
-    activations, operations = step_of(networks["generator"], networks["discriminator"], config)  # type: ignore[arg-type]
+    activations, operations = step_of(config, **networks)
     gathered = gathered_bytes(config.model.generator, config.train.schedule.samples)
     seconds = {
         name: round(1000 * (operations / machine.operations + gathered / machine.gathered), 1)
@@ -73,26 +81,37 @@ def plan(config: GanConfig) -> dict[str, Any]:
     }
 
 
-def step_of(generator: Generator, judge: Discriminator, config: GanConfig) -> tuple[float, float]:
-    """Bytes that the larger of the two steps keeps for its backward pass, and operations of both; of one image."""
+def step_of(
+    config: GanConfig, generator: Any, discriminator: Any, perception: Any = None, heads: Any = None, **_: Any
+) -> tuple[float, float]:
+    """Bytes that the largest of the steps keeps for its backward pass, and operations of all; of one image."""
+    judge: Discriminator = discriminator
     group = judge.config.group
     size, settings = generator.config.resolution, generator.config
     with torch.device("meta"):
         codes, label = torch.zeros(group, settings.slots, settings.w_dim), torch.zeros(group, judge.config.label_size)
         features = torch.zeros(group, settings.features, size, size, requires_grad=True)
         pictures = torch.zeros(group, judge.config.channels, *[judge.config.resolution] * 2)
+        fakes = torch.zeros(group, 3, *[judge.config.resolution] * 2, requires_grad=True)
 
     def make() -> None:
         generator.planes(codes)
         if generator.super_resolution is not None:
-            generator.super_resolution(features, codes[:, -1], generator.dtype)
+            generator.super_resolution(features, codes[:, -1], generator.dtype("super_resolution"))
 
     made, making = _watched(make)
     judged, judging = _watched(lambda: judge(pictures, label))
-    # the generator's step passes the discriminator once, its own once; the discriminator's sees reals and fakes
-    operations = (1 + BACKWARD) * (making + 3 * judging)
-    penalty = (1 + BACKWARD) * 2 * judging / config.train.penalty_interval
-    return max(made + judged, 2 * judged) / group, (operations + penalty) / group
+    seen, seeing, headed, heading = 0.0, 0.0, 0.0, 0.0
+    if heads is not None:
+        seen, seeing = _watched(lambda: perception(fakes))
+        levels = [level.detach() for level in perception(fakes)]
+        headed, heading = _watched(lambda: heads(levels, label))
+    # the generator's step passes what judges once, the judges' own steps see reals and fakes; what is frozen has
+    # gradients of its pictures only, and none in the steps of the judges
+    passes = 1 + BACKWARD + config.train.checkpointing
+    operations = passes * (making + 3 * (judging + heading)) + (1 + BACKWARD / 2 + 2) * seeing
+    penalty = passes * 2 * (judging + heading) / config.train.penalty_interval
+    return max(made + judged + seen + headed, 2 * judged, 2 * headed) / group, (operations + penalty) / group
 
 
 def rendering_bytes(generator: Generator, config: GanConfig) -> float:

@@ -13,11 +13,12 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from styleavatar3d.config import Strict
-from styleavatar3d.gan.backbone import Linear, Mapping, fast_dtype, leaky
+from styleavatar3d.gan.backbone import Linear, Mapping, leaky
 from styleavatar3d.gan.depth import SOLID, of_rendering
 from styleavatar3d.gan.discriminator import Convolution, ResidualBlock
 from styleavatar3d.gan.generator import Generator, Jitter
 from styleavatar3d.gan.perception import Perception, perceptual_distance
+from styleavatar3d.gan.precision import PrecisionConfig
 from styleavatar3d.gan.views import Reals, Views
 from styleavatar3d.runtime.random import normal
 
@@ -52,7 +53,7 @@ class Encoder(nn.Module):
 
     def __init__(self, config: EncoderConfig, z_dim: int, w_dim: int):
         super().__init__()
-        self.config = config
+        self.config, self.precision = config, PrecisionConfig()
         widths = config.widths
         self.entry = Convolution(4, widths[0], 1)
         self.blocks = nn.ModuleList(ResidualBlock(i, o) for i, o in zip(widths, widths[1:], strict=False))
@@ -64,7 +65,7 @@ class Encoder(nn.Module):
     def forward(
         self, image: Float[Tensor, "batch 3 height width"], mask: Float[Tensor, "batch 1 height width"]
     ) -> tuple[Float[Tensor, "batch z"], Float[Tensor, "batch z"]]:
-        dtype = fast_dtype("auto", image.device, self.last.weight.dtype)
+        dtype = self.precision.dtype("encoder", self.last.weight)
         shrink = image.shape[-1] // self.config.resolution
         x = F.avg_pool2d(torch.cat([image, mask * 2 - 1], 1), shrink)
         x = self.entry(x.to(dtype).contiguous(memory_format=torch.channels_last))

@@ -1,6 +1,7 @@
 """Cameras and planes -> picture, mask and depth (EG3D section 4.2; PanoHead for the mask)."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 
 import torch
@@ -10,7 +11,8 @@ from torch import Tensor, nn
 from styleavatar3d.camera.rays import box_intersection, rays
 from styleavatar3d.gan.deformation import unpose
 from styleavatar3d.gan.planes import Depths, Planes
-from styleavatar3d.ops import Decoder, March, Rendering, render_planes, render_planes_reference, sample_field
+from styleavatar3d.gan.recomputation import Thrifty
+from styleavatar3d.ops import Decoder, March, Rendering, fits, render_planes, render_planes_reference, sample_field
 from styleavatar3d.ops.composite import Spacing
 
 START_DENSITY = -2.0  # raw density of an untrained field: half transparent, so that every depth receives gradient
@@ -35,7 +37,7 @@ class FieldDecoder(nn.Module):
         )
 
 
-class Renderer(nn.Module):
+class Renderer(Thrifty):
     """Importance-sampled volume rendering of planes inside a cube of side `box` world units.
 
     Rays are sampled between `near_far`, or where they cross the cube. Within `margin` of the cube's x and z faces the
@@ -82,10 +84,23 @@ class Renderer(nn.Module):
         origins, directions = rays(labels, resolution)
         near, far = self.limits(origins, directions)
         decoder, ways = self.decoder.effective(), (origins, directions, near, far, coarse, fine)
-        how = {"density_gain": self.density_gain, "march": self.march, "noise": noise} | self.settings()
-        if poses is None:
-            return render_planes(planes.levels, decoder, *ways, **how)
-        return render_planes_reference(planes.levels, decoder, *ways, bend=partial(unpose, poses=poses), **how)
+        how = {"density_gain": self.density_gain, "march": self.march} | self.settings()
+        bent = {} if poses is None else {"bend": partial(unpose, poses=poses)}
+        render = partial(render_planes_reference if bent else render_planes, planes.levels, decoder, **how, **bent)
+        if not self.checkpointing or (not bent and fits(planes.levels, decoder, ways)):  # kernels keep planes and rays
+            return render(*ways, noise=noise)
+        return self._in_runs(render, ways, noise)
+
+    def _in_runs(
+        self, render: Callable[..., Rendering], ways: Sequence[Tensor], noise: Tensor | None, rays: int = 512
+    ) -> Rendering:
+        """So many rays at a time, each run of which is recomputed by itself."""
+        runs = []
+        for start in range(0, ways[0].shape[1], rays):
+            some = [part if part.shape[1] == 1 else part[:, start : start + rays] for part in ways]
+            noisy = partial(render, noise=None if noise is None else noise[:, start : start + rays])
+            runs.append(self.part(noisy, *some))
+        return Rendering(*(torch.cat(maps, 1) for maps in zip(*runs, strict=True)))
 
     def limits(
         self, origins: Float[Tensor, "batch rays 3"], directions: Float[Tensor, "batch rays 3"]

@@ -5,9 +5,10 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from styleavatar3d.gan.backbone import Block, StyledConvolution, ToImage, upsample
+from styleavatar3d.gan.recomputation import Thrifty
 
 
-class SuperResolution(nn.Module):
+class SuperResolution(Thrifty):
     """Two styled convolutions around an up-sampling for each doubling; adds detail to the up-sampled raw picture.
 
     Each doubling has half the channels of the one before. All layers are driven by the last code slot, without noise,
@@ -26,11 +27,13 @@ class SuperResolution(nn.Module):
         self, features: Float[Tensor, "batch feature height width"], code: Float[Tensor, "batch w"], dtype: torch.dtype
     ) -> Float[Tensor, "batch 3 large wide"]:
         """Features in [-1, 1], the first three of which are the raw picture -> picture of `factor` times the size."""
+        x, image = self.part(self._first, features, code, dtype)
+        for block in self.further:
+            x, share = self.part(block, x, code[:, None].expand(-1, 3, -1), dtype)
+            image = upsample(image) + share
+        return image
+
+    def _first(self, features: Tensor, code: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
         x = upsample(self.grow(features, code, dtype))
         x = self.refine(x, code, dtype)
-        image = upsample(features[:, :3]) + self.to_image(x, code, dtype)
-        for block in self.further:
-            assert isinstance(block, Block) and block.grow, "every block here follows another"
-            x = block.refine(upsample(block.grow(x, code, dtype)), code, dtype)
-            image = upsample(image) + block.to_image(x, code, dtype)
-        return image
+        return x, upsample(features[:, :3]) + self.to_image(x, code, dtype)

@@ -26,10 +26,18 @@ from styleavatar3d.gan.steps import (
 )
 from styleavatar3d.gan.views import Sampler, Views, load_views
 from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal
-from styleavatar3d.runtime.distributed import connect
+from styleavatar3d.runtime.distributed import connect, refuse_deepspeed
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
 from styleavatar3d.shards.loader import ShardDataset
+
+NO_SHARDING = (
+    "its engine runs one backward pass a step and no second derivatives, and two adversaries with a gradient penalty "
+    "need both; sharded would be the weights, which are small beside the activations",
+    "to save memory set --train.micro_batch, --train.checkpointing true or --train.precision; `styleavatar3d plan gan` "
+    "tells what a config needs",
+)
+"""Why not, and what else."""
 
 
 def train(config: GanConfig, views: Views | None = None) -> dict:
@@ -37,6 +45,7 @@ def train(config: GanConfig, views: Views | None = None) -> dict:
 
     `views` replaces the shards. Raises Stopped after a checkpoint on SIGTERM or Ctrl-C.
     """
+    refuse_deepspeed("train gan", *NO_SHARDING)
     world, began = connect(config.train.threads), time.monotonic()
     storage, schedule = Storage.open(config.run.out), config.train.schedule
     share = world.share(config.train.batch, config.model.discriminator.group)

@@ -3,6 +3,7 @@
 Kernels are compiled at first use, never at import; see `_build` for where they are kept and how to switch them off.
 """
 
+from styleavatar3d.ops._fused import fits
 from styleavatar3d.ops.composite import Rendering
 from styleavatar3d.ops.field import Colors, Decoder, Hidden, sample_field, sample_field_reference
 from styleavatar3d.ops.render_planes import March, render_planes, render_planes_reference
@@ -14,6 +15,7 @@ __all__ = [
     "Hidden",
     "March",
     "Rendering",
+    "fits",
     "render_planes",
     "render_planes_reference",
     "sample_field",

@@ -77,6 +77,17 @@ def connect(threads: int = 0) -> World:
     return World(Accelerator(cpu=not torch.cuda.is_available()))
 
 
+def refuse_deepspeed(training: str, reason: str, remedy: str) -> None:
+    """Raises ConfigError if `accelerate launch` was told to shard a training by DeepSpeed that cannot be."""
+    if os.environ.get("ACCELERATE_USE_DEEPSPEED", "").lower() in ("1", "true", "yes"):
+        raise ConfigError(
+            f"{training} does not run under DeepSpeed: {reason}",
+            got="a profile with distributed_type: DEEPSPEED",
+            expected="MULTI_GPU, as in cluster/accelerate/gpu-8.yaml",
+            remedy=remedy,
+        )
+
+
 def default_device() -> torch.device:
     """The first GPU if there is one, else the CPU."""
     return torch.device("cuda" if torch.cuda.is_available() else "cpu")

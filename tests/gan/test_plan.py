@@ -10,7 +10,7 @@ from styleavatar3d.gan.config import GanConfig
 from styleavatar3d.gan.discriminator import Discriminator
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.plan import plan
-from styleavatar3d.gan.state import companions
+from styleavatar3d.gan.state import TrainState, companions
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs/gan"
 FULL = {
@@ -50,5 +50,10 @@ def test_a_plan_counts_what_a_run_holds():
     alone = ("--model.encoder", "null", "--train.schedule.warm_kimg", "0", "--train.anchor_interval", "0")
     half = plan(load_config(GanConfig, "gan/tiny-16", [*alone, "--train.batch", "8", "--train.micro_batch", "4"]))
     assert half["images_at_once"] == 4 and half["activations_gib"] == needs["activations_gib"]
+    state = TrainState.fresh(config, torch.device("cpu"))
+    assert state.heads and needs["parameters"]["heads"] == sum(p.numel() for p in state.heads.parameters())
+    blind = plan(load_config(GanConfig, "gan/tiny-16", ["--model.perception", "null"]))
+    assert "heads" not in blind["parameters"] and blind["networks_gib"] < needs["networks_gib"]
+    assert all(blind[name] < needs[name] for name in ("activations_gib", "operations_per_image"))
     turned = plan(load_config(GanConfig, "gan/tiny-16", ["--model.correction.kind", "shift"]))
     assert turned["renderer"] == "plain" and turned["rendering_gib"] > 0 == needs["rendering_gib"]

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from gan.one_step import BF16
 from gan.two_steps import EVERYTHING, NONE
 from gan.two_steps import run as two_steps
 from safetensors.torch import load_file
@@ -23,6 +24,7 @@ from styleavatar3d.gan.generator import Generator
 from styleavatar3d.gan.state import TrainState
 from styleavatar3d.gan.train import GanConfig, passed, train
 from styleavatar3d.gan.views import Sampler, load_views
+from styleavatar3d.runtime.checkpoint import StopSignal
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -100,6 +102,16 @@ def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(shards, t
     assert summary["images"] == 240 and same_weights(tmp_path / "whole", tmp_path / "killed")
     steps = [json.loads(line)["step"] for line in (tmp_path / "killed/log.jsonl").read_text().splitlines()]
     assert steps == sorted(set(steps))
+
+
+def test_a_stopped_run_in_bfloat16_ends_with_the_same_bits(shards, tmp_path, monkeypatch):
+    more = (*BF16, *NONE, "--train.schedule.kimg", "0.024")
+    train(tiny(shards, tmp_path / "whole", *more))
+    with monkeypatch.context() as patch, pytest.raises(Stopped, match="after 4 images"):
+        patch.setattr(StopSignal, "__enter__", lambda signal: setattr(signal, "requested", True) or signal)
+        train(tiny(shards, tmp_path / "stopped", *more))
+    assert train(tiny(shards, tmp_path / "stopped", *more))["images"] == 24
+    assert same_weights(tmp_path / "whole", tmp_path / "stopped")
 
 
 def test_sigterm_saves_and_leaves_with_exit_code_3(shards, tmp_path):
@@ -219,6 +231,7 @@ def test_super_resolution_trains(shards, tmp_path):
         (("--train.micro_batch", "3", *NONE), "micro_batch must be a multiple of model.discriminator.group, 4"),
         (("--train.micro_batch", "4"), "micro_batch works without model.encoder"),
         (("--train.penalty_shares", "{image: 1, depth: 0}"), "penalty_shares.raw needs model.discriminator.raw"),
+        (("--train.compile", "true", "--train.checkpointing", "true"), "train.compile and train.checkpointing"),
         (("--data.back_repeat", "4"), "front_share and back_repeat"),
     ],
 )
@@ -272,6 +285,13 @@ def test_ten_bad_steps_in_a_row_end_the_run_with_its_last_good_checkpoint(shards
     assert train(tiny(shards, tmp_path / "run", *NONE))["images"] == 80
 
 
+def test_bad_steps_are_left_out_in_half_precision_too(shards, tmp_path, monkeypatch):
+    poison(monkeypatch, lambda first: first % 8 == 4)
+    train(tiny(shards, tmp_path / "run", *BF16, *NONE, "--train.schedule.kimg", "0.028"))
+    assert saved(tmp_path / "run")[-1]["guard.counts"].tolist() == [3, 0]
+    assert all(bool(tensor.isfinite().all()) for state in saved(tmp_path / "run") for tensor in state.values())
+
+
 def test_a_label_that_is_no_camera_is_refused(shards, tmp_path):
     views = load_views(shards, 16)
     views.labels[3, 5] = torch.nan
@@ -287,6 +307,25 @@ def test_running_out_of_memory_says_what_to_lower(shards, tmp_path, monkeypatch)
     with pytest.raises(StyleAvatarError, match="batch 4 in this process at 16 px") as raised:
         train(tiny(shards, tmp_path / "run", *NONE))
     assert "lower --train" in str(raised.value)
+
+
+def test_a_cpu_refuses_to_compile(shards, tmp_path):
+    with pytest.raises(StyleAvatarError, match="does not pay on a cpu"):
+        train(tiny(shards, tmp_path / "run", "--train.compile", "true"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_have_the_same_gradients_on_cuda_or_cpu():
+    command = [sys.executable, str(ROOT / "tests/gan/compiled_blocks.py")]
+    result = subprocess.run(command, env=environment(), capture_output=True, text=True, timeout=300)
+    assert result.returncode == 0 and "agree" in result.stdout, result.stderr
+
+
+def test_a_deepspeed_profile_is_refused_with_the_way_out(shards, tmp_path, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_DEEPSPEED", "true")  # what `accelerate launch` sets for such a profile
+    with pytest.raises(ConfigError, match="second derivatives") as raised:
+        train(tiny(shards, tmp_path / "run"))
+    assert "--train.checkpointing" in str(raised.value) and not (tmp_path / "run").exists()
 
 
 def test_multiples_are_crossed_once():
