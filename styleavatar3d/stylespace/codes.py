@@ -21,14 +21,16 @@ from torch.nn import functional as F
 
 from styleavatar3d.assets import shipped
 from styleavatar3d.camera.cameras import orbit_labels
-from styleavatar3d.config import config_hash
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import weights_sha256
+from styleavatar3d.shards.schema import Model
 from styleavatar3d.stylespace import attributes
 from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
 from styleavatar3d.stylespace.statistics import Statistics, caption_likeness
+from styleavatar3d.synthesis.sources import Source, describe_weights
 
 _AUGMENT_NUMBERS = 9
 MANIFEST = "codes.json"
@@ -51,7 +53,7 @@ def make(config: StyleSpaceConfig) -> dict:
     """
     data, storage, start = config.data, Storage.open(config.data.codes), time.monotonic()
     makers = load_makers(data)
-    recipe = _recipe(config, makers.generator)
+    recipe = recipe_of(config, weights_sha256(makers.generator))
     if (manifest := read_manifest(storage)) and manifest["recipe"] == recipe:
         return {**manifest, "made": 0, "seconds": 0.0}
     names, made = [], 0
@@ -67,10 +69,11 @@ def make(config: StyleSpaceConfig) -> dict:
         "recipe": recipe,
         "count": data.count,
         "chunks": names,
-        "generator_sha256": generator_sha256(makers.generator),
+        "generator_sha256": weights_sha256(makers.generator),
         "slots": makers.generator.config.slots,
         "attributes": makers.estimator is not None,
-        "modality_gap": float((statistics.image_mean - statistics.text_mean).norm()),
+        "encoders": {role: model.model_dump() for role, model in describe_encoders(data, makers.clip).items()},
+        "modality_gap": None if data.text_encoder else float((statistics.image_mean - statistics.text_mean).norm()),
     }
     storage.publish(MANIFEST, json.dumps(manifest, indent=2).encode())
     return {**manifest, "made": made, "seconds": round(time.monotonic() - start, 1)}
@@ -79,7 +82,7 @@ def make(config: StyleSpaceConfig) -> dict:
 def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
     """The manifest, the pairs and their statistics.
 
-    Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, clip] of its
+    Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, text] of its
     captions; and if an estimator has read it, what can be said of it, "seen" [N, words].
     """
     storage = Storage.open(codes)
@@ -96,22 +99,13 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
         captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
         pairs["texts"] = captions["embeddings"][captions["nearest"].long()]
     tensors = _from_bytes(storage.read(f"{manifest['recipe']}/statistics.safetensors"))
-    statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
+    statistics = Statistics(*(len(tensors[name]) for name in ("w_mean", "image_mean", "text_mean")))
     statistics.load_state_dict(tensors)
     return manifest, pairs, statistics
 
 
 def read_manifest(storage: Storage) -> dict | None:
     return json.loads(storage.read(MANIFEST)) if storage.exists(MANIFEST) else None
-
-
-def generator_sha256(generator: torch.nn.Module) -> str:
-    """One name for a generator's weights, the same whether they were kept in 32 or in 16 bits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()
 
 
 def augment(
@@ -135,15 +129,42 @@ def augment(
     return (cropped * contrast[:, None, None, None] + tint[:, :, None, None]).clamp(-1, 1)
 
 
+def describe_encoders(data: CodesConfig, clip: Any) -> dict[str, Model]:
+    """Who reads pictures ("image") and texts ("text"): id, revision, licence, and a sha256 of what was loaded."""
+    described = (describe_weights(source, source.locate(data.offline)) for source in _readers(data))
+    return {
+        role: model.model_copy(update={"sha256": clip.identity[role]})
+        for role, model in zip(("image", "text"), described, strict=True)
+    }
+
+
+def encoders_of(manifest: dict[str, Any]) -> dict[str, Model]:
+    """The encoders that read the pairs of a manifest; none in those from before that was recorded."""
+    return {role: Model(**model) for role, model in manifest.get("encoders", {}).items()}
+
+
+def _readers(data: CodesConfig) -> tuple[Source, Source]:
+    return Source(data.clip), Source(data.text_encoder or data.clip)
+
+
 def load_makers(data: CodesConfig) -> Makers:
-    from styleavatar3d.encoders.clip import ClipEncoder
+    """Load them. Raises StyleAvatarError where they cannot be had, or nobody among them reads texts."""
+    if data.text_encoder and not data.estimators:
+        raise StyleAvatarError(
+            "captions cannot be chosen by likeness to pictures that another encoder reads",
+            got="data.text_encoder without data.estimators", expected="one encoder for both, or data.estimators",
+        )  # fmt: skip
     from styleavatar3d.encoders.estimators import Estimator
+    from styleavatar3d.encoders.families import open_bridge
     from styleavatar3d.gan.generator import Generator
 
-    device = default_device()
+    device, (pictures, words) = default_device(), _readers(data)
+    clip = open_bridge(pictures.locate(data.offline), words.locate(data.offline) if data.text_encoder else "", device)
+    if not clip.has_texts:
+        clip.check("")
     return Makers(
         Generator.from_pretrained(shipped(data.generator), device),
-        ClipEncoder.from_pretrained(shipped(data.clip), device),
+        clip,
         Estimator.from_pretrained(shipped(data.estimators), device) if data.estimators else None,
     )
 
@@ -233,9 +254,16 @@ def front_captions(count: int, seed: int) -> list[str]:
     return [one(index) for index in range(count)]
 
 
-def _recipe(config: StyleSpaceConfig, generator: torch.nn.Module) -> str:
-    plain = config.data.model_copy(update={"codes": "", "held_out": 1, "generator": generator_sha256(generator)})
-    return hashlib.sha256(f"{config.run.seed} {config_hash(plain)}".encode()).hexdigest()[:12]
+def recipe_of(config: StyleSpaceConfig, generator_sha256: str) -> str:
+    """12 hex digits that name what decides the pairs.
+
+    Settings that came later are left out as long as nobody uses them: pairs from before keep their name.
+    """
+    plain = {**config.data.model_dump(mode="json"), "codes": "", "held_out": 1, "generator": generator_sha256}
+    later = {"text_encoder": "", "offline": plain["offline"]}
+    tree = {name: value for name, value in plain.items() if name not in later or value != later[name]}
+    named = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{config.run.seed} {named}".encode()).hexdigest()[:12]
 
 
 def _report(done: int, count: int, made: int, start: float) -> None:

@@ -13,6 +13,11 @@ class CodesConfig(Strict):
 
     generator: str = "data/miniature/generator"
     clip: str = "data/miniature/clip"
+    """who reads pictures, and texts if it can: a CLIP, SigLIP or DINOv2; a folder, or owner/name@commit of the hub"""
+    text_encoder: str = ""
+    """who reads texts instead: a CLIP or SigLIP; DINOv2 needs one beside it"""
+    offline: bool = False
+    """look for hub ids in the cache of this machine only"""
     estimators: str = "data/miniature/estimators"
     """who reads the renders, so that captions and attributes are known; empty: captions are chosen by likeness"""
     codes: str

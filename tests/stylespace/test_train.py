@@ -13,6 +13,7 @@ from styleavatar3d.config import load_config, validate
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import weights_sha256
 from styleavatar3d.stylespace import attributes, codes
 from styleavatar3d.stylespace.config import StyleSpaceConfig
 from styleavatar3d.stylespace.diffusion import StylePrior
@@ -81,7 +82,7 @@ def test_training_writes_a_prior_that_belongs_to_its_generator(models, tmp_path)
         summary["kpairs"] == 0.064
         and {"explained", "image_retrieval", "text_retrieval", "strangers", "attributes_found"} <= summary.keys()
     )
-    sha256 = codes.generator_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
+    sha256 = weights_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
     assert StylePrior.from_pretrained(tmp_path / "weights", sha256).slots == 6
     assert (tmp_path / "log.jsonl").read_text().count("\n") >= 1
     assert sha256[:12] in (tmp_path / "weights" / "README.md").read_text()
