@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.runtime.fleet import FleetConfig
 from styleavatar3d.runtime.tracking import TrackConfig
 
 
@@ -87,4 +88,6 @@ class StyleSpaceConfig(Strict):
     data: CodesConfig
     model: DenoiserConfig = DenoiserConfig()
     train: TrainConfig
+    fleet: FleetConfig = FleetConfig(kind="inline")
+    """who makes the pairs; training is started by `accelerate`"""
     track: StyleTrackConfig = StyleTrackConfig()

@@ -17,6 +17,7 @@ from styleavatar3d.runtime.weights import weights_sha256
 from styleavatar3d.stylespace import attributes, codes
 from styleavatar3d.stylespace.config import StyleSpaceConfig
 from styleavatar3d.stylespace.diffusion import StylePrior
+from styleavatar3d.stylespace.pairs import augment
 from styleavatar3d.stylespace.statistics import Statistics
 from styleavatar3d.stylespace.train import batch_indices, draw_conditions, schedule, step, train
 
@@ -167,9 +168,9 @@ def test_the_learning_rate_rises_and_falls(models, tmp_path):
 
 def test_augmented_pictures_stay_pictures_and_differ():
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    varied = codes.augment(images, torch.rand(4, 9))
+    varied = augment(images, torch.rand(4, 9))
     assert varied.shape == images.shape and varied.abs().max() <= 1 and not torch.allclose(varied, images)
-    torch.testing.assert_close(codes.augment(images, torch.full((4, 9), 0.5)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augment(images, torch.full((4, 9), 0.5)), images, atol=1e-5, rtol=0)
 
 
 def test_training_without_pairs_left_is_refused(models, tmp_path):
