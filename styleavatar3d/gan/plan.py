@@ -87,8 +87,8 @@ def step_of(generator: Generator, judge: Discriminator, config: GanConfig) -> tu
         if generator.super_resolution is not None:
             generator.super_resolution(features, codes[:, -1], generator.dtype)
 
-    made, making = _watched(make)
-    judged, judging = _watched(lambda: judge(pictures, label))
+    made, making = watched(make)
+    judged, judging = watched(lambda: judge(pictures, label))
     # the generator's step passes the discriminator once, its own once; the discriminator's sees reals and fakes
     operations = (1 + BACKWARD) * (making + 3 * judging)
     penalty = (1 + BACKWARD) * 2 * judging / config.train.penalty_interval
@@ -104,7 +104,7 @@ def rendering_bytes(generator: Generator, config: GanConfig) -> float:
     turned = poses if config.model.discriminator.pose else None
     samples = config.train.schedule.samples
     few, many = (
-        _watched(partial(generator.render, planes, label, size, samples, codes=codes, enlarged=4, poses=turned))[0]
+        watched(partial(generator.render, planes, label, size, samples, codes=codes, enlarged=4, poses=turned))[0]
         for size in (4, 8)
     )
     return (many - few) / (8**2 - 4**2) * generator.config.resolution**2
@@ -118,7 +118,7 @@ def gathered_bytes(config: GeneratorConfig, samples: tuple[int, int]) -> float:
     return (1 + BACKWARD) * 4 * points * corners * config.plane_channels
 
 
-def _watched(work: Any) -> tuple[float, float]:
+def watched(work: Any) -> tuple[float, float]:
     """Bytes of the tensors that `work` keeps for a backward pass, each once, and its operations."""
     kept: dict[int, int] = {}
 
