@@ -24,11 +24,11 @@ from styleavatar3d.runtime.weights import weights_sha256
 from styleavatar3d.runtime.worker import one_thread
 from styleavatar3d.shards.schema import Model
 from styleavatar3d.stylespace.config import StyleSpaceConfig
-from styleavatar3d.stylespace.pairs import Makers, describe_encoders, load_makers, make_pairs
+from styleavatar3d.stylespace.pairs import DROPPED, REASONS, Makers, describe_encoders, load_makers, make_pairs
 from styleavatar3d.stylespace.statistics import Statistics, caption_likeness
 
 MANIFEST = "codes.json"
-LATER = ("text_encoder",)
+LATER = ("text_encoder", "truncation", "filter")
 """settings that pairs of today may be without: `recipe_of`"""
 
 
@@ -120,6 +120,12 @@ def finish(config: StyleSpaceConfig, plan: Plan, storage: Storage) -> dict[str, 
     """Publish the statistics of all pairs, without an estimator also which captions fit each picture best, and the
     manifest, which is returned."""
     pairs = _read_chunks(storage, plan.chunks())
+    dropped = pairs.pop(DROPPED, torch.zeros(1, len(REASONS))).sum(0).int().tolist()
+    if config.data.filter and len(pairs["codes"]) <= config.data.held_out:
+        raise StyleAvatarError(
+            "too few codes pass the filter", got=f"{len(pairs['codes'])} of {plan.count}",
+            expected=f"more than data.held_out, {config.data.held_out}", remedy="ask for less in data.filter",
+        )  # fmt: skip
     if "texts" in pairs:
         statistics = Statistics.of(pairs["codes"], pairs["embeddings"][:, 0], pairs["texts"][:, 0], paired=True)
     else:
@@ -130,6 +136,7 @@ def finish(config: StyleSpaceConfig, plan: Plan, storage: Storage) -> dict[str, 
         "recipe": plan.recipe,
         "hash": _hash(pairs),
         "count": len(pairs["codes"]),
+        "dropped": dict(zip(REASONS, dropped, strict=True)),
         "chunks": plan.chunks(),
         "generator_sha256": plan.generator_sha256,
         "slots": plan.slots,
@@ -157,6 +164,7 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
             remedy="styleavatar3d train codes",
         )
     pairs = _read_chunks(storage, manifest["chunks"])
+    pairs.pop(DROPPED, None)
     if "texts" not in pairs:
         captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
         pairs["texts"] = captions["embeddings"][captions["nearest"].long()]

@@ -4,11 +4,11 @@ Nobody has captioned a generator's avatars, so the product's own estimator reads
 of what it saw. Without an estimator a code gets the captions of other figures that CLIP finds nearest to its render.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from torch import Tensor
 from torch.nn import functional as F
 
@@ -19,10 +19,13 @@ from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.shards.schema import Model
 from styleavatar3d.stylespace import attributes
-from styleavatar3d.stylespace.config import CodesConfig
+from styleavatar3d.stylespace.config import CodesConfig, FilterConfig
 from styleavatar3d.synthesis.sources import Source, describe_weights
 
 _AUGMENT_NUMBERS = 9
+DROPPED = "dropped"
+REASONS = ("turned", "small", "duplicate", "left out")
+"""of a chunk's tensor DROPPED: draws that the filter dropped for each reason, and codes of which no draw was kept"""
 
 
 class Makers(NamedTuple):
@@ -40,6 +43,11 @@ def load_makers(data: CodesConfig) -> Makers:
         raise StyleAvatarError(
             "captions cannot be chosen by likeness to pictures that another encoder reads",
             got="data.text_encoder without data.estimators", expected="one encoder for both, or data.estimators",
+        )  # fmt: skip
+    if data.filter and data.filter.turn < 180 and not data.estimators:
+        raise StyleAvatarError(
+            "nobody reads from where a render is seen",
+            got="data.filter.turn without data.estimators", expected="data.estimators, or data.filter.turn 180",
         )  # fmt: skip
     from styleavatar3d.encoders.estimators import Estimator
     from styleavatar3d.encoders.families import open_bridge
@@ -71,34 +79,92 @@ def _readers(data: CodesConfig) -> tuple[Source, Source]:
 
 @torch.no_grad()
 def make_pairs(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
-    """The pairs of `indices`, on the CPU; what each holds is said at `codes.load`."""
-    batches = [indices[first : first + data.batch] for first in range(0, len(indices), data.batch)]
-    parts = [_describe(makers, data, seed, batch, _render(makers, data, seed, batch)) for batch in batches]
+    """The pairs of `indices`, on the CPU; what each holds is said at `codes.load`. With a filter also DROPPED."""
+    if data.filter:
+        return _make_good_pairs(makers, data, data.filter, seed, indices)
+    parts = [_draw(makers, data, seed, batch)[0] for batch in _batches(indices, data.batch)]
     return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
 
 
-class Drawn(NamedTuple):
-    """Codes and their renders."""
+def _make_good_pairs(
+    makers: Makers, data: CodesConfig, rule: FilterConfig, seed: int, indices: range
+) -> dict[str, Tensor]:
+    """The first draw of each index in which nothing is wrong, in the order of the indices."""
+    waiting, kept, counts = list(indices), dict[int, dict[str, Tensor]](), torch.zeros(len(REASONS))
+    for attempt in range(rule.attempts):
+        for batch in _batches(waiting, data.batch):
+            pairs, renders = _draw(makers, data, seed, batch, attempt)
+            wrong = _wrong(makers, rule, renders)
+            for row, index in enumerate(batch):
+                pair = {name: value[row].cpu() for name, value in pairs.items()}
+                faults = [*wrong[row].tolist(), _seen_before(pair, kept.values(), rule.likeness)]
+                if any(faults):
+                    counts[faults.index(True)] += 1
+                else:
+                    kept[index] = pair
+        waiting = [index for index in waiting if index not in kept]
+    counts[-1] = len(waiting)
+    names = pairs.keys()
+    rows = {name: [kept[index][name] for index in sorted(kept)] for name in names}
+    empty = {name: value[:0].cpu() for name, value in pairs.items()}
+    return {name: torch.stack(rows[name]) if kept else empty[name] for name in names} | {DROPPED: counts[None]}
 
-    codes: Float[Tensor, "batch slots w"]
+
+def _batches(indices: Sequence[int], size: int) -> list[Sequence[int]]:
+    return [indices[first : first + size] for first in range(0, len(indices), size)]
+
+
+class Renders(NamedTuple):
+    """Renders of a batch, and the views that were asked for."""
+
     images: Float[Tensor, "batch 3 height width"]
+    mask: Float[Tensor, "batch 1 rows columns"]
+    yaw: Float[Tensor, "batch"]
+    pitch: Float[Tensor, "batch"]
 
 
-def _render(makers: Makers, data: CodesConfig, seed: int, indices: Sequence[int]) -> Drawn:
-    generator = makers.generator
-    z = torch.cat([normal(seed, "code", index, (1, generator.config.z_dim)) for index in indices])
-    codes = generator.mapping(z.to(generator.w_mean))
+def _draw(
+    makers: Makers, data: CodesConfig, seed: int, indices: Sequence[int], attempt: int = 0
+) -> tuple[dict[str, Tensor], Renders]:
+    """A draw of each index: its pair, and its render."""
+    generator, purpose = makers.generator, f"code {attempt}" if attempt else "code"
+    z = torch.cat([normal(seed, purpose, index, (1, generator.config.z_dim)) for index in indices])
+    codes = generator.mapping(z.to(generator.w_mean), data.truncation)
     angles = _uniform_rows(seed, "front", indices, 2) * 2 - 1
-    labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
-    return Drawn(codes, generator.render(generator.planes(codes), labels, codes=codes).image)
+    yaw, pitch = angles[:, 0] * data.yaw, angles[:, 1] * data.pitch
+    rendering = generator.render(generator.planes(codes), orbit_labels(yaw, pitch), codes=codes)
+    embeddings = _embed(makers.clip, rendering.image, data.crops, seed, indices)
+    pairs = {"codes": codes[:, :1].float(), "embeddings": embeddings.half()}
+    if makers.estimator is not None:
+        pairs |= _tell(makers, rendering.image, data.texts, seed, indices)
+    return pairs, Renders(rendering.image, rendering.mask, yaw, pitch)
 
 
-def _describe(makers: Makers, data: CodesConfig, seed: int, indices: Sequence[int], drawn: Drawn) -> dict[str, Tensor]:
-    embeddings = _embed(makers.clip, drawn.images, data.crops, seed, indices)
-    pairs = {"codes": drawn.codes[:, :1].float(), "embeddings": embeddings.half()}
-    if makers.estimator is None:
-        return pairs
-    return pairs | _tell(makers, drawn.images, data.texts, seed, indices)
+def _wrong(makers: Makers, rule: FilterConfig, renders: Renders) -> Bool[Tensor, "batch 2"]:
+    """Of each render: whether it is turned away, and whether its figure is too small."""
+    turned = torch.zeros(len(renders.images), dtype=torch.bool)
+    if rule.turn < 180:
+        read = makers.estimator.estimate(renders.images)
+        turned = turn(renders.yaw, renders.pitch, read.yaw.cpu(), read.pitch.cpu()) > rule.turn
+    return torch.stack([turned, renders.mask.mean((1, 2, 3)).cpu() < rule.coverage], 1)
+
+
+def _seen_before(pair: dict[str, Tensor], others: Iterable[dict[str, Tensor]], most: float) -> bool:
+    """Whether the render is nearer to one before it than is allowed; 1 allows everything."""
+    if most == 1:
+        return False
+    ours, theirs = pair["embeddings"][0].float(), [other["embeddings"][0].float() for other in others]
+    return bool(theirs) and float(F.cosine_similarity(ours[None], torch.stack(theirs)).max()) > most
+
+
+def turn(
+    yaw: Float[Tensor, "batch"], pitch: Float[Tensor, "batch"],
+    other_yaw: Float[Tensor, "batch"], other_pitch: Float[Tensor, "batch"],
+) -> Float[Tensor, "batch"]:  # fmt: skip
+    """Degrees between two directions, each given by yaw and pitch in degrees."""
+    a, b, c, d = (torch.deg2rad(angle) for angle in (yaw, pitch, other_yaw, other_pitch))
+    cosine = b.sin() * d.sin() + b.cos() * d.cos() * (a - c).cos()
+    return torch.rad2deg(cosine.clamp(-1, 1).acos())
 
 
 def _tell(makers: Makers, images: Tensor, count: int, seed: int, indices: Sequence[int]) -> dict[str, Tensor]:

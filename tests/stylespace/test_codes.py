@@ -57,8 +57,11 @@ def start(config: StyleSpaceConfig, file: Path, environment: dict[str, str] | No
     return subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-def result(process: subprocess.Popen) -> dict:
-    out, error = process.communicate(timeout=240)
+def result(process: subprocess.Popen, seconds: float = 400) -> dict:
+    try:
+        out, error = process.communicate(timeout=seconds)
+    finally:
+        process.kill()
     assert process.returncode == 0, error
     return json.loads(out.splitlines()[-1])
 
@@ -156,4 +159,4 @@ def test_ray_makes_what_one_process_makes(models: Path, tmp_path: Path, quiet: d
     clean = {name: value for name, value in os.environ.items() if not name.startswith("RAY_")}
     environment = {**clean, "RAY_AUTH_TOKEN_PATH": str(tmp_path / "token"), "OMP_NUM_THREADS": "1"}
     process = start(config(models, tmp_path, {"kind": "ray", "workers": 2}), tmp_path / "config.yaml", environment)
-    assert result(process)["hash"] == quiet["hash"]
+    assert result(process, 800)["hash"] == quiet["hash"]
