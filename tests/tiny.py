@@ -7,7 +7,7 @@ import torch
 from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.gan.generator import Generator, GeneratorConfig
 from styleavatar3d.miniature.models import MiniatureModels, build_clip, build_tokenizer
-from styleavatar3d.stylespace.codes import generator_sha256
+from styleavatar3d.runtime.weights import weights_sha256
 from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.diffusion import StylePrior
 from styleavatar3d.stylespace.statistics import Statistics
@@ -38,7 +38,7 @@ def write_prior(folder: Path, generator: Generator) -> None:
     statistics = Statistics(generator.config.w_dim, CLIP.embedding)
     statistics.w_mean, statistics.w_std = generator.w_mean.clone(), torch.full_like(generator.w_mean, 0.5)
     config = DenoiserConfig(layers=1, width=16)
-    sha256, strangers = generator_sha256(generator), 2.0  # everything is far from the training world
+    sha256, strangers = weights_sha256(generator), 2.0  # everything is far from the training world
     prior = StylePrior(config, statistics, generator.config.slots, sha256, strangers=strangers)
     for parameter in prior.denoiser.parameters():  # a new network answers zero to everything
         parameter.data += 0.1 * torch.randn_like(parameter)

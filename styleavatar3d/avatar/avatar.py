@@ -18,7 +18,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.classic import ClassicGenerator
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.runtime.media import mp4, to_uint8
-from styleavatar3d.stylespace.codes import generator_sha256
+from styleavatar3d.runtime.weights import weights_sha256
 
 FORMAT = "styleavatar3d avatar 1"
 LARGEST_VIEW = 1024
@@ -83,7 +83,7 @@ class Avatar:
         """A safetensors file of the codes and the provenance: a few kilobytes, for the generator is not in it."""
         from safetensors.torch import save
 
-        about = {**self.provenance, "generator_sha256": generator_sha256(self.generator)}
+        about = {**self.provenance, "generator_sha256": weights_sha256(self.generator)}
         return save({"codes": self.codes.cpu().contiguous()}, {"format": FORMAT, "provenance": json.dumps(about)})
 
     def save(self, path: str | Path) -> Path:
@@ -107,7 +107,7 @@ class Avatar:
             raise StyleAvatarError(
                 "this file is no avatar", got=f"{path} ({error})", expected="a .safetensors file written by Avatar.save"
             ) from None
-        theirs, ours = provenance.pop("generator_sha256", "unknown"), generator_sha256(generator)
+        theirs, ours = provenance.pop("generator_sha256", "unknown"), weights_sha256(generator)
         if theirs != ours:
             raise StyleAvatarError(
                 "this avatar belongs to another generator",

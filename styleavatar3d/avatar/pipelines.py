@@ -13,8 +13,9 @@ from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
 from styleavatar3d.avatar.ranking import Goal, likeness, score
 from styleavatar3d.avatar.requests import Request, spread
-from styleavatar3d.encoders.clip import ClipEncoder
+from styleavatar3d.encoders.encoder import Encoder
 from styleavatar3d.encoders.estimators import Estimator
+from styleavatar3d.encoders.families import BridgedEncoder, open_bridge
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.classic import ClassicGenerator
 from styleavatar3d.gan.generator import Generator
@@ -23,9 +24,8 @@ from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.licences import NOT_STATED, stated_licences
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.runtime.weights import CONFIG_FILE
+from styleavatar3d.runtime.weights import CONFIG_FILE, weights_sha256
 from styleavatar3d.stylespace import attributes as words
-from styleavatar3d.stylespace.codes import generator_sha256
 from styleavatar3d.stylespace.denoiser import Conditions
 from styleavatar3d.stylespace.diffusion import Guidance, StylePrior
 
@@ -43,13 +43,13 @@ class AvatarPipeline:
         self,
         generator: Generator | ClassicGenerator,
         prior: StylePrior | None,
-        clip: ClipEncoder | None,
+        clip: Encoder | BridgedEncoder | None,
         name: str = "",
         licences: Sequence[str] = (NOT_STATED,),
         estimator: Estimator | None = None,
     ):
         self.generator, self.prior, self.clip, self.estimator = generator, prior, clip, estimator
-        self.sha256 = generator_sha256(generator)
+        self.sha256 = weights_sha256(generator)
         self.name, self.licences = name, list(licences)
 
     @classmethod
@@ -59,9 +59,9 @@ class AvatarPipeline:
         seeds_only: bool = False,
         device: str | torch.device | None = None,
     ) -> "AvatarPipeline":
-        """Load `generator/`, `stylespace/`, `clip/` and, where there is one, `estimators/` of a folder; without a
-        folder, the shipped weights. A folder without `stylespace/`, or that of a generator alone, such as an import,
-        makes avatars from seeds.
+        """Load `generator/`, `stylespace/`, `clip/` (any encoder of pictures) and, where they are, `text_encoder/` and
+        `estimators/` of a folder; without a folder, the shipped weights. A folder without `stylespace/`, or that of a
+        generator alone, such as an import, makes avatars from seeds.
 
         `seeds_only` loads the generator alone, which spares the heavy imports of the others. The device is the GPU
         if there is one, unless it is named.
@@ -80,8 +80,9 @@ class AvatarPipeline:
         licences = stated_licences(Storage.open(str(home)))
         if seeds_only or not (root / "stylespace").is_dir():
             return cls(generator, None, None, root.name, licences)
-        prior = StylePrior.from_pretrained(root / "stylespace", generator_sha256(generator))
-        clip = ClipEncoder.from_pretrained(root / "clip", device)
+        reader = root / "text_encoder"
+        clip = open_bridge(root / "clip", reader if reader.is_dir() else "", device)
+        prior = StylePrior.from_pretrained(root / "stylespace", weights_sha256(generator), clip.identity)
         eye = root / "estimators"
         estimator = Estimator.from_pretrained(eye, device) if eye.is_dir() else None
         return cls(generator, prior.to(device), clip, root.name, licences, estimator)

@@ -22,7 +22,7 @@ class Goal(NamedTuple):
     """What is asked for."""
 
     image: Float[Tensor, "1 clip"] | None
-    text: Float[Tensor, "1 clip"] | None
+    text: Float[Tensor, "1 text"] | None
     words: Mapping[str, str]
     """Attributes that it should have."""
     changed: Mapping[str, str]

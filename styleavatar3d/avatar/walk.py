@@ -12,7 +12,7 @@ from styleavatar3d.avatar.files import write_whole
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.gan.generator import mix_styles
 from styleavatar3d.runtime.media import mp4
-from styleavatar3d.stylespace.codes import generator_sha256
+from styleavatar3d.runtime.weights import weights_sha256
 
 _PITCH = 5.0
 
@@ -71,6 +71,6 @@ def write_walk(
 
 
 def _same_generator(avatars: Sequence[Avatar]) -> None:
-    names = {generator_sha256(avatar.generator) for avatar in avatars if avatar.generator is not avatars[0].generator}
-    if names - {generator_sha256(avatars[0].generator)}:
+    names = {weights_sha256(avatar.generator) for avatar in avatars if avatar.generator is not avatars[0].generator}
+    if names - {weights_sha256(avatars[0].generator)}:
         raise StyleAvatarError("these avatars belong to different generators", expected="avatars of one pipeline")

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from styleavatar3d.bench.held_out import HELD_OUT, portrait, show, signed, tell
 from styleavatar3d.camera.cameras import orbit_labels
-from styleavatar3d.encoders.clip import ClipEncoder
+from styleavatar3d.encoders.families import open_encoder
 from styleavatar3d.figures.looks import WORDS, draw_look, visible_attributes
 from styleavatar3d.gan.generator import Generator
 from styleavatar3d.metrics.alignment import stated
@@ -80,7 +80,7 @@ def retrieval(folder: Path, count: int, seed: int) -> dict[str, float]:
     from styleavatar3d.avatar.pipelines import AvatarPipeline
 
     pipeline: Any = AvatarPipeline.from_pretrained(folder)
-    clip = ClipEncoder.from_pretrained(folder / "clip")
+    clip = open_encoder(folder / "clip")
     pictures, fronts = [], []
     for index in range(count):
         picture = portrait(index, seed)

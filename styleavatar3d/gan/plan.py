@@ -99,13 +99,13 @@ def step_of(
         if generator.super_resolution is not None:
             generator.super_resolution(features, codes[:, -1], generator.dtype("super_resolution"))
 
-    made, making = _watched(make)
-    judged, judging = _watched(lambda: judge(pictures, label))
+    made, making = watched(make)
+    judged, judging = watched(lambda: judge(pictures, label))
     seen, seeing, headed, heading = 0.0, 0.0, 0.0, 0.0
     if heads is not None:
-        seen, seeing = _watched(lambda: perception(fakes))
+        seen, seeing = watched(lambda: perception(fakes))
         levels = [level.detach() for level in perception(fakes)]
-        headed, heading = _watched(lambda: heads(levels, label))
+        headed, heading = watched(lambda: heads(levels, label))
     # the generator's step passes what judges once, the judges' own steps see reals and fakes; what is frozen has
     # gradients of its pictures only, and none in the steps of the judges
     passes = 1 + BACKWARD + config.train.checkpointing
@@ -123,7 +123,7 @@ def rendering_bytes(generator: Generator, config: GanConfig) -> float:
     turned = poses if config.model.discriminator.pose else None
     samples = config.train.schedule.samples
     few, many = (
-        _watched(partial(generator.render, planes, label, size, samples, codes=codes, enlarged=4, poses=turned))[0]
+        watched(partial(generator.render, planes, label, size, samples, codes=codes, enlarged=4, poses=turned))[0]
         for size in (4, 8)
     )
     return (many - few) / (8**2 - 4**2) * generator.config.resolution**2
@@ -137,7 +137,7 @@ def gathered_bytes(config: GeneratorConfig, samples: tuple[int, int]) -> float:
     return (1 + BACKWARD) * 4 * points * corners * config.plane_channels
 
 
-def _watched(work: Any) -> tuple[float, float]:
+def watched(work: Any) -> tuple[float, float]:
     """Bytes of the tensors that `work` keeps for a backward pass, each once, and its operations."""
     kept: dict[int, int] = {}
 

@@ -1,5 +1,6 @@
 """Weights as `model.safetensors` and `config.json`, on a disk or on S3. No pickle is ever loaded."""
 
+import hashlib
 import json
 from typing import Any
 
@@ -19,6 +20,15 @@ def save_weights(storage: Storage, module: nn.Module, config: dict[str, Any], *,
     weights = {name: tensor.detach().cpu().contiguous() for name, tensor in state.items()}
     storage.publish(WEIGHTS_FILE, save(weights, {"format": "pt"}))
     storage.publish(CONFIG_FILE, json.dumps(config, indent=2).encode())
+
+
+def weights_sha256(module: nn.Module) -> str:
+    """One name for a module's weights, the same whether they were kept in 32 or in 16 bits."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(module.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
+    return digest.hexdigest()
 
 
 def read_json(storage: Storage, name: str) -> dict[str, Any]:

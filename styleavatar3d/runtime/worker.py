@@ -1,7 +1,8 @@
 """The worker's side of a fleet, the same in a process of this machine and in a Ray actor."""
 
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Literal, NamedTuple
 
 from styleavatar3d.errors import StyleAvatarError
@@ -53,3 +54,16 @@ class CarriedError(StyleAvatarError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return CarriedError, (str(self),)
+
+
+@contextmanager
+def one_thread() -> Iterator[None]:
+    """Sums are taken in another order by more threads, which changes the last bit."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)

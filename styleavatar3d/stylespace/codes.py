@@ -1,10 +1,7 @@
-"""Pairs of a style code and what its front render shows, in embeddings, words and captions: free training data.
+"""Pairs of style codes and embeddings: free training data, made by a fleet, chunk by chunk.
 
-Nobody has captioned a generator's avatars, so the product's own estimator reads each render, and captions are composed
-of what it saw. Without an estimator a code gets the captions of other figures that CLIP finds nearest to its render.
-
-Everything is keyed by the index of a code, and chunks are published one by one, so that a stopped run goes on
-where it was and any order of work gives the same pairs.
+A chunk is a unit of work: a pure function of (config, number) that ends in one conditional create. The driver lists
+what is missing and gives it out; killed like any worker, it costs the chunks in hand. Two drivers are waste, not harm.
 """
 
 import hashlib
@@ -12,74 +9,149 @@ import json
 import random
 import sys
 import time
-from typing import Any, NamedTuple
+from functools import partial
+from typing import Any
 
 import torch
-from jaxtyping import Float
 from torch import Tensor
-from torch.nn import functional as F
 
-from styleavatar3d.assets import shipped
-from styleavatar3d.camera.cameras import orbit_labels
-from styleavatar3d.config import config_hash
-from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.runtime.distributed import default_device
-from styleavatar3d.runtime.random import normal, uniform
+from styleavatar3d.config import Strict
+from styleavatar3d.errors import Stopped, StyleAvatarError
+from styleavatar3d.runtime.checkpoint import StopSignal
+from styleavatar3d.runtime.fleet import Fleet, Work
 from styleavatar3d.runtime.storage import Storage
-from styleavatar3d.stylespace import attributes
-from styleavatar3d.stylespace.config import CodesConfig, StyleSpaceConfig
+from styleavatar3d.runtime.weights import weights_sha256
+from styleavatar3d.runtime.worker import one_thread
+from styleavatar3d.shards.schema import Model
+from styleavatar3d.stylespace.config import StyleSpaceConfig
+from styleavatar3d.stylespace.pairs import DROPPED, REASONS, Makers, describe_encoders, load_makers, make_pairs
 from styleavatar3d.stylespace.statistics import Statistics, caption_likeness
 
-_AUGMENT_NUMBERS = 9
 MANIFEST = "codes.json"
+LATER = ("text_encoder", "truncation", "filter")
+"""settings that pairs of today may be without: `recipe_of`"""
 
 
-class Makers(NamedTuple):
-    """The networks that make a pair."""
+class Plan(Strict):
+    """What is made, and by whom: of one recipe all chunks are the work of the same networks."""
 
-    generator: Any
-    clip: Any
-    estimator: Any
-    """None: captions are then chosen by likeness."""
+    recipe: str
+    count: int
+    chunk: int
+    generator_sha256: str
+    slots: int
+    estimator_sha256: str | None
+    encoders: dict[str, Model]
+
+    def chunks(self) -> list[str]:
+        """Names of the chunks, by number."""
+        return [f"{self.recipe}/{first:08d}.safetensors" for first in range(0, self.count, self.chunk)]
+
+    def indices(self, number: int) -> range:
+        """The codes of a chunk."""
+        return range(number * self.chunk, min((number + 1) * self.chunk, self.count))
+
+    def makers(self) -> dict[str, str | None]:
+        """The sha256 of everyone but the generator, which is in the name of the recipe."""
+        return {role: model.sha256 for role, model in self.encoders.items()} | {"estimator": self.estimator_sha256}
 
 
-def make(config: StyleSpaceConfig) -> dict:
-    """Render `data.count` codes from near the front, embed, read and caption them; publish chunks, then statistics and
-    manifest.
+def make(config: StyleSpaceConfig) -> dict[str, Any]:
+    """Render `data.count` codes from near the front, embed, read and caption them, with `fleet`; then publish
+    statistics and manifest.
 
-    Returns a summary. Does nothing when the manifest of the same recipe is there.
+    Returns the manifest, how many pairs were made now, and the seconds. Does nothing when the manifest of the same
+    recipe is there. Raises Stopped when told to stop, or if chunks fail again and again: what is committed is kept.
     """
-    data, storage, start = config.data, Storage.open(config.data.codes), time.monotonic()
-    makers = load_makers(data)
-    recipe = _recipe(config, makers.generator)
-    if (manifest := read_manifest(storage)) and manifest["recipe"] == recipe:
+    storage, start = Storage.open(config.data.codes), time.monotonic()
+    plan = begin(config, storage)
+    if (manifest := read_manifest(storage)) and manifest["recipe"] == plan.recipe:
         return {**manifest, "made": 0, "seconds": 0.0}
-    names, made = [], 0
-    for first in range(0, data.count, data.chunk):
-        indices = range(first, min(first + data.chunk, data.count))
-        names.append(f"{recipe}/{first:08d}.safetensors")
-        if not storage.exists(names[-1]):
-            storage.publish(names[-1], _to_bytes(_chunk(makers, data, config.run.seed, indices)))
-            made += len(indices)
-            _report(indices.stop, data.count, made, start)
-    statistics = _finish(storage, recipe, names, makers, config)
+    made, todo = 0, missing(storage, plan)
+    with Fleet.open(config.fleet, partial(prepare, config, plan, storage)) as fleet, StopSignal() as stop:
+        for number, count in fleet.run(todo, lambda: stop.requested):
+            made += count
+            _report(made, sum(len(plan.indices(number)) for number in todo), start)
+    if left := missing(storage, plan):
+        aside = "".join(
+            f"\n  chunk {number}: {error.strip().splitlines()[-1]}" for number, error in fleet.quarantined.items()
+        )
+        raise Stopped(f"stopped with {len(left)} chunks of codes to make{aside}", remedy="the same command goes on")
+    manifest = finish(config, plan, storage)
+    return {**manifest, "made": made, "seconds": round(time.monotonic() - start, 1)}
+
+
+def begin(config: StyleSpaceConfig, storage: Storage) -> Plan:
+    """The plan of `config`, kept beside its chunks. Raises StyleAvatarError if they were begun by other networks."""
+    plan = _plan(config, load_makers(config.data))
+    name = f"{plan.recipe}/plan.json"
+    storage.create(name, plan.model_dump_json(indent=2).encode())
+    theirs, ours = Plan.model_validate_json(storage.read(name)).makers(), plan.makers()
+    if changed := [role for role in ours if ours[role] != theirs[role]]:
+        raise StyleAvatarError(
+            "these pairs were begun with other networks: " + ", ".join(changed),
+            got=", ".join(f"{role} {ours[role]}" for role in changed),
+            expected=", ".join(f"{role} {theirs[role]}" for role in changed),
+            remedy="give data.codes another folder",
+        )
+    return plan
+
+
+def missing(storage: Storage, plan: Plan) -> list[int]:
+    """Numbers of the chunks that are not there."""
+    there = set(storage.list(plan.recipe))
+    return [number for number, name in enumerate(plan.chunks()) if name not in there]
+
+
+def prepare(config: StyleSpaceConfig, plan: Plan, storage: Storage) -> Work:
+    """Set up a worker."""
+    return partial(make_chunk, config, plan, storage, load_makers(config.data))
+
+
+def make_chunk(config: StyleSpaceConfig, plan: Plan, storage: Storage, makers: Makers, number: int) -> int:
+    """The unit of work. Returns how many codes it is about."""
+    with one_thread():
+        pairs = make_pairs(makers, config.data, config.run.seed, plan.indices(number))
+    storage.create(plan.chunks()[number], _to_bytes(pairs))
+    return len(plan.indices(number))
+
+
+def finish(config: StyleSpaceConfig, plan: Plan, storage: Storage) -> dict[str, Any]:
+    """Publish the statistics of all pairs, without an estimator also which captions fit each picture best, and the
+    manifest, which is returned."""
+    pairs = _read_chunks(storage, plan.chunks())
+    dropped = pairs.pop(DROPPED, torch.zeros(1, len(REASONS))).sum(0).int().tolist()
+    if config.data.filter and len(pairs["codes"]) <= config.data.held_out:
+        raise StyleAvatarError(
+            "too few codes pass the filter", got=f"{len(pairs['codes'])} of {plan.count}",
+            expected=f"more than data.held_out, {config.data.held_out}", remedy="ask for less in data.filter",
+        )  # fmt: skip
+    if "texts" in pairs:
+        statistics = Statistics.of(pairs["codes"], pairs["embeddings"][:, 0], pairs["texts"][:, 0], paired=True)
+    else:
+        statistics = _choose_captions(config, plan, storage, pairs)
+    storage.publish(f"{plan.recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
+    one_space = plan.encoders["image"].sha256 == plan.encoders["text"].sha256
     manifest = {
-        "recipe": recipe,
-        "count": data.count,
-        "chunks": names,
-        "generator_sha256": generator_sha256(makers.generator),
-        "slots": makers.generator.config.slots,
-        "attributes": makers.estimator is not None,
-        "modality_gap": float((statistics.image_mean - statistics.text_mean).norm()),
+        "recipe": plan.recipe,
+        "hash": _hash(pairs),
+        "count": len(pairs["codes"]),
+        "dropped": dict(zip(REASONS, dropped, strict=True)),
+        "chunks": plan.chunks(),
+        "generator_sha256": plan.generator_sha256,
+        "slots": plan.slots,
+        "attributes": plan.estimator_sha256 is not None,
+        "encoders": {role: model.model_dump() for role, model in plan.encoders.items()},
+        "modality_gap": float((statistics.image_mean - statistics.text_mean).norm()) if one_space else None,
     }
     storage.publish(MANIFEST, json.dumps(manifest, indent=2).encode())
-    return {**manifest, "made": made, "seconds": round(time.monotonic() - start, 1)}
+    return manifest
 
 
 def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
     """The manifest, the pairs and their statistics.
 
-    Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, clip] of its
+    Of each code: "codes" [N, tokens, w], "embeddings" [N, crops, clip] of its render, "texts" [N, some, text] of its
     captions; and if an estimator has read it, what can be said of it, "seen" [N, words].
     """
     storage = Storage.open(codes)
@@ -92,11 +164,12 @@ def load(codes: str) -> tuple[dict, dict[str, Tensor], Statistics]:
             remedy="styleavatar3d train codes",
         )
     pairs = _read_chunks(storage, manifest["chunks"])
+    pairs.pop(DROPPED, None)
     if "texts" not in pairs:
         captions = _from_bytes(storage.read(f"{manifest['recipe']}/captions.safetensors"))
         pairs["texts"] = captions["embeddings"][captions["nearest"].long()]
     tensors = _from_bytes(storage.read(f"{manifest['recipe']}/statistics.safetensors"))
-    statistics = Statistics(len(tensors["w_mean"]), len(tensors["image_mean"]))
+    statistics = Statistics(*(len(tensors[name]) for name in ("w_mean", "image_mean", "text_mean")))
     statistics.load_state_dict(tensors)
     return manifest, pairs, statistics
 
@@ -105,114 +178,9 @@ def read_manifest(storage: Storage) -> dict | None:
     return json.loads(storage.read(MANIFEST)) if storage.exists(MANIFEST) else None
 
 
-def generator_sha256(generator: torch.nn.Module) -> str:
-    """One name for a generator's weights, the same whether they were kept in 32 or in 16 bits."""
-    digest = hashlib.sha256()
-    for name, tensor in sorted(generator.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(tensor.detach().cpu().half().contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def augment(
-    images: Float[Tensor, "batch channel height width"], numbers: Float[Tensor, "batch 9"]
-) -> Float[Tensor, "batch channel height width"]:
-    """Other crops and colours of pictures in [-1, 1]: a user's picture is neither framed nor lit like a render.
-
-    Zoom 0.8 to 1.2, shift up to 8 % of the width, contrast 0.8 to 1.2, brightness and tint up to 0.1; softened or
-    sharpened by up to half of what a 3 x 3 mean takes away.
-    """
-    spread = numbers * 2 - 1
-    zoom, shift = 1 + 0.2 * spread[:, 0], 0.16 * spread[:, 1:3]
-    crop = torch.zeros(len(images), 2, 3, device=images.device)
-    crop[:, 0, 0] = crop[:, 1, 1] = zoom
-    crop[:, :, 2] = shift
-    grid = F.affine_grid(crop, list(images.shape), align_corners=False)
-    cropped = F.grid_sample(images, grid, padding_mode="border", align_corners=False)
-    soft = F.avg_pool2d(F.pad(cropped, (1, 1, 1, 1), mode="replicate"), 3, stride=1)
-    cropped = cropped + 0.5 * spread[:, 8, None, None, None] * (cropped - soft)
-    contrast, tint = 1 + 0.2 * spread[:, 3], 0.1 * spread[:, 4:7] + 0.1 * spread[:, 7:8]
-    return (cropped * contrast[:, None, None, None] + tint[:, :, None, None]).clamp(-1, 1)
-
-
-def load_makers(data: CodesConfig) -> Makers:
-    from styleavatar3d.encoders.clip import ClipEncoder
-    from styleavatar3d.encoders.estimators import Estimator
-    from styleavatar3d.gan.generator import Generator
-
-    device = default_device()
-    return Makers(
-        Generator.from_pretrained(shipped(data.generator), device),
-        ClipEncoder.from_pretrained(shipped(data.clip), device),
-        Estimator.from_pretrained(shipped(data.estimators), device) if data.estimators else None,
-    )
-
-
-@torch.no_grad()
-def _chunk(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
-    batches = [range(first, min(first + data.batch, indices.stop)) for first in indices[:: data.batch]]
-    parts = [_pairs(makers, data, seed, batch) for batch in batches]
-    return {name: torch.cat([part[name] for part in parts]).cpu() for name in parts[0]}
-
-
-def _pairs(makers: Makers, data: CodesConfig, seed: int, indices: range) -> dict[str, Tensor]:
-    generator = makers.generator
-    z = normal(seed, "code", indices.start, (len(indices), generator.config.z_dim)).to(generator.w_mean)
-    codes = generator.mapping(z)
-    angles = _uniform_rows(seed, "front", indices, 2) * 2 - 1
-    labels = orbit_labels(angles[:, 0] * data.yaw, angles[:, 1] * data.pitch)
-    images = generator.render(generator.planes(codes), labels, codes=codes).image
-    embeddings = _embed(makers.clip, images, data.crops, seed, indices.start)
-    pairs = {"codes": codes[:, :1].float(), "embeddings": embeddings.half()}
-    if makers.estimator is None:
-        return pairs
-    return pairs | _tell(makers, images, data.texts, seed, indices)
-
-
-def _tell(makers: Makers, images: Tensor, count: int, seed: int, indices: range) -> dict[str, Tensor]:
-    """What the estimator reads in pictures, which of it can be said, and captions that say it."""
-    words = attributes.read(makers.estimator, images).cpu()
-    seen = [attributes.seen_from_the_front(row) for row in words.split(1)]
-    texts = []
-    for index, row, some in zip(indices, words.split(1), seen, strict=True):
-        texts += attributes.captions(attributes.likeliest(row), some, count, f"{seed}/{index}")
-    embedded = makers.clip.texts(texts).unflatten(0, (len(images), count))
-    return {"seen": attributes.encode(seen).half(), "texts": embedded.half()}
-
-
-def _embed(clip, images: Tensor, crops: int, seed: int, first: int) -> Float[Tensor, "batch crops clip"]:
-    views = [images]
-    for crop in range(1, crops):
-        numbers = _uniform_rows(seed, f"augment {crop}", range(first, first + len(images)), _AUGMENT_NUMBERS)
-        views.append(augment(images, numbers.to(images.device)))
-    return clip.images(torch.cat(views)).unflatten(0, (crops, len(images))).transpose(0, 1)
-
-
-def _uniform_rows(seed: int, purpose: str, indices: range, count: int) -> Tensor:
-    return torch.stack([uniform(seed, purpose, index, count) for index in indices])
-
-
-def _finish(storage: Storage, recipe: str, names: list[str], makers: Makers, config: StyleSpaceConfig) -> Statistics:
-    """Publish the statistics of all pairs, and without an estimator which captions fit each picture best."""
-    pairs = _read_chunks(storage, names)
-    images = pairs["embeddings"][:, 0]
-    if "texts" in pairs:
-        statistics = Statistics.of(pairs["codes"], images, pairs["texts"][:, 0], paired=True)
-    else:
-        texts = makers.clip.texts(front_captions(config.data.captions, config.run.seed)).cpu()
-        statistics = Statistics.of(pairs["codes"], images, texts, paired=False)
-        conditions, centred = statistics.image(images), texts - statistics.text_mean
-        count = min(config.data.texts, len(texts))
-        nearest = [caption_likeness(centred, some).topk(count, dim=0).indices.T for some in conditions.split(1024)]
-        captions = {"embeddings": texts, "nearest": torch.cat(nearest).int()}
-        storage.publish(f"{recipe}/captions.safetensors", _to_bytes(captions))
-    storage.publish(f"{recipe}/statistics.safetensors", _to_bytes(statistics.state_dict()))
-    return statistics
-
-
-def _read_chunks(storage: Storage, names: list[str]) -> dict[str, Tensor]:
-    chunks = [_from_bytes(storage.read(name)) for name in names]
-    return {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in chunks[0]}
+def encoders_of(manifest: dict[str, Any]) -> dict[str, Model]:
+    """The encoders that read the pairs of a manifest; none in those from before that was recorded."""
+    return {role: Model(**model) for role, model in manifest.get("encoders", {}).items()}
 
 
 def front_captions(count: int, seed: int) -> list[str]:
@@ -233,15 +201,65 @@ def front_captions(count: int, seed: int) -> list[str]:
     return [one(index) for index in range(count)]
 
 
-def _recipe(config: StyleSpaceConfig, generator: torch.nn.Module) -> str:
-    plain = config.data.model_copy(update={"codes": "", "held_out": 1, "generator": generator_sha256(generator)})
-    return hashlib.sha256(f"{config.run.seed} {config_hash(plain)}".encode()).hexdigest()[:12]
+def recipe_of(config: StyleSpaceConfig, generator_sha256: str) -> str:
+    """12 hex digits that name what decides the pairs.
+
+    Settings that came later are left out as long as nobody uses them: pairs from before keep their name.
+    """
+    tree = {**config.data.model_dump(mode="json", exclude={"offline"}), "codes": "", "held_out": 1}
+    tree["generator"] = generator_sha256
+    for name in LATER:
+        if tree[name] == type(config.data).model_fields[name].default:
+            del tree[name]
+    named = hashlib.sha256(json.dumps(tree, sort_keys=True).encode()).hexdigest()[:12]
+    return hashlib.sha256(f"{config.run.seed} {named}".encode()).hexdigest()[:12]
 
 
-def _report(done: int, count: int, made: int, start: float) -> None:
+def _plan(config: StyleSpaceConfig, makers: Makers) -> Plan:
+    sha256 = weights_sha256(makers.generator)
+    return Plan(
+        recipe=recipe_of(config, sha256),
+        count=config.data.count,
+        chunk=config.data.chunk,
+        generator_sha256=sha256,
+        slots=makers.generator.config.slots,
+        estimator_sha256=weights_sha256(makers.estimator) if makers.estimator else None,
+        encoders=describe_encoders(config.data, makers.clip),
+    )
+
+
+def _choose_captions(config: StyleSpaceConfig, plan: Plan, storage: Storage, pairs: dict[str, Tensor]) -> Statistics:
+    """Publish captions of other figures, and which of them each picture is most like."""
+    images = pairs["embeddings"][:, 0]
+    clip = load_makers(config.data).clip
+    texts = clip.texts(front_captions(config.data.captions, config.run.seed)).cpu()
+    statistics = Statistics.of(pairs["codes"], images, texts, paired=False)
+    conditions, centred = statistics.image(images), texts - statistics.text_mean
+    count = min(config.data.texts, len(texts))
+    nearest = [caption_likeness(centred, some).topk(count, dim=0).indices.T for some in conditions.split(1024)]
+    captions = {"embeddings": texts, "nearest": torch.cat(nearest).int()}
+    storage.publish(f"{plan.recipe}/captions.safetensors", _to_bytes(captions))
+    return statistics
+
+
+def _read_chunks(storage: Storage, names: list[str]) -> dict[str, Tensor]:
+    chunks = [_from_bytes(storage.read(name)) for name in names]
+    return {key: torch.cat([chunk[key] for chunk in chunks]).float() for key in chunks[0]}
+
+
+def _hash(pairs: dict[str, Tensor]) -> str:
+    """12 hex digits that name pairs, whoever made them."""
+    digest = hashlib.sha256()
+    for name, tensor in sorted(pairs.items()):
+        digest.update(f"{name} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().numpy().tobytes())
+    return digest.hexdigest()[:12]
+
+
+def _report(made: int, count: int, start: float) -> None:
     rate = made / (time.monotonic() - start)
-    left = (count - done) / rate
-    print(f"codes  {done}/{count}  {rate:.1f} a second  {left:.0f} s left", file=sys.stderr, flush=True)
+    left = (count - made) / rate
+    print(f"codes  {made}/{count}  {rate:.1f} a second  {left:.0f} s left", file=sys.stderr, flush=True)
 
 
 def _to_bytes(tensors: dict[str, Tensor]) -> bytes:

@@ -5,7 +5,21 @@ from typing import Literal
 from pydantic import Field
 
 from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.runtime.fleet import FleetConfig
 from styleavatar3d.runtime.tracking import TrackConfig
+
+
+class FilterConfig(Strict):
+    """Which codes are drawn anew, as (seed, index, attempt) say. What is at its default asks for nothing."""
+
+    turn: float = Field(default=180.0, gt=0, le=180)
+    """degrees, at most, between the view that was asked for and the one that the estimator reads in the render"""
+    coverage: float = Field(default=0.0, ge=0, lt=1)
+    """share of the render, at least, that the figure covers"""
+    likeness: float = Field(default=1.0, gt=0, le=1)
+    """cosine, at most, between a render's embedding and those before it in its chunk: beyond are duplicates"""
+    attempts: int = Field(default=4, ge=1)
+    """draws of a code, after which it is left out"""
 
 
 class CodesConfig(Strict):
@@ -13,6 +27,11 @@ class CodesConfig(Strict):
 
     generator: str = "data/miniature/generator"
     clip: str = "data/miniature/clip"
+    """who reads pictures, and texts if it can: a CLIP, SigLIP or DINOv2; a folder, or owner/name@commit of the hub"""
+    text_encoder: str = ""
+    """who reads texts instead: a CLIP or SigLIP; DINOv2 needs one beside it"""
+    offline: bool = False
+    """look for hub ids in the cache of this machine only"""
     estimators: str = "data/miniature/estimators"
     """who reads the renders, so that captions and attributes are known; empty: captions are chosen by likeness"""
     codes: str
@@ -29,6 +48,10 @@ class CodesConfig(Strict):
     """captions of a code"""
     captions: int = Field(default=2048, ge=2)
     """without estimators: front-view captions of other figures to choose from"""
+    truncation: float = Field(default=1.0, gt=0, le=2)
+    """pulls codes towards the mean one: less varied, and fewer of them bad"""
+    filter: FilterConfig | None = None
+    """without it every code is kept"""
     chunk: int = Field(default=512, ge=1)
     """codes that are published, and lost by a kill, together"""
     batch: int = Field(default=16, ge=1)
@@ -82,4 +105,6 @@ class StyleSpaceConfig(Strict):
     data: CodesConfig
     model: DenoiserConfig = DenoiserConfig()
     train: TrainConfig
+    fleet: FleetConfig = FleetConfig(kind="inline")
+    """who makes the pairs; training is started by `accelerate`"""
     track: StyleTrackConfig = StyleTrackConfig()

@@ -24,7 +24,7 @@ class Conditions(NamedTuple):
     """
 
     image: Float[Tensor, "batch clip"]
-    text: Float[Tensor, "batch clip"]
+    text: Float[Tensor, "batch text"]
     attributes: Float[Tensor, "batch words"]
     present: Float[Tensor, "batch 3"]
 
@@ -47,14 +47,15 @@ class Conditions(NamedTuple):
 class Denoiser(nn.Module):
     """(noisy code, time in 0..1000, conditions) -> what the noise schedule wants: noise, code or velocity."""
 
-    def __init__(self, w_dim: int, tokens: int, clip_dim: int, words: int, width: int, layers: int, heads: int):
+    def __init__(self, w_dim: int, tokens: int, embedded: int, words: int, width: int, layers: int, heads: int):
+        """`embedded`: length of a picture's and a text's embedding together."""
         super().__init__()
         if width % heads:
             raise StyleAvatarError(
                 "the heads do not share the width", got=f"{width} / {heads}", expected="a whole number"
             )
         self.time = nn.Sequential(nn.Linear(2 * _FREQUENCIES, width), nn.SiLU(), nn.Linear(width, width))
-        known = 2 * clip_dim + words + len(CONDITIONS)
+        known = embedded + words + len(CONDITIONS)
         self.condition = nn.Sequential(nn.Linear(known, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
         self.enter = nn.Linear(w_dim, width)
         self.place = nn.Parameter(0.02 * torch.randn(tokens, width))

@@ -15,6 +15,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.runtime.random import normal
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.weights import load_weights, read_json, save_weights
+from styleavatar3d.shards.schema import Model
 from styleavatar3d.stylespace import attributes as words
 from styleavatar3d.stylespace.config import DenoiserConfig
 from styleavatar3d.stylespace.denoiser import CONDITIONS, Conditions, Denoiser
@@ -25,7 +26,7 @@ Guidance = float | Mapping[str, float]
 
 
 class StylePrior(nn.Module):
-    """Denoiser, noise schedule and statistics; it belongs to one generator, known by its sha256."""
+    """Denoiser, noise schedule and statistics; it belongs to one generator and its encoders, known by their sha256."""
 
     def __init__(
         self,
@@ -35,39 +36,42 @@ class StylePrior(nn.Module):
         generator_sha256: str,
         knows_attributes: bool = True,
         strangers: float | None = None,
+        encoders: Mapping[str, Model] | None = None,
     ):
         """`knows_attributes`: whether it was trained on any. `strangers`: how near, as a cosine, the nearest twentieth
-        of avatars are to a picture that they were not made for; None if nobody has measured it."""
+        of avatars are to a picture that they were not made for; None if nobody has measured it. `encoders`: who
+        read its pictures ("image") and texts ("text"); None in priors from before that was recorded."""
         super().__init__()
         self.knows_attributes, self.strangers = knows_attributes, strangers
-        w_dim, clip_dim = len(statistics.w_mean), len(statistics.image_mean)
+        self.encoders = dict(encoders) if encoders else None
+        w_dim, embedded = len(statistics.w_mean), len(statistics.image_mean) + len(statistics.text_mean)
         self.config, self.statistics, self.slots, self.generator_sha256 = config, statistics, slots, generator_sha256
         self.tokens = slots if config.space == "w+" else 1
         self.denoiser = Denoiser(
-            w_dim, self.tokens, clip_dim, words.NUMBERS, config.width, config.layers, config.heads
+            w_dim, self.tokens, embedded, words.NUMBERS, config.width, config.layers, config.heads
         )  # fmt: skip
         self.noise = NoiseSchedule(config.prediction)
 
     def conditions(
         self,
         image: Float[Tensor, "batch clip"] | None = None,
-        text: Float[Tensor, "batch clip"] | None = None,
+        text: Float[Tensor, "batch text"] | None = None,
         attributes: Float[Tensor, "batch words"] | None = None,
     ) -> Conditions:
-        """What is asked for, from unit CLIP embeddings and `attributes.encode`; what is None is unknown."""
+        """What is asked for, from unit embeddings and `attributes.encode`; what is None is unknown."""
         asked = dict(zip(CONDITIONS, (image, text, attributes), strict=True))
         counts = {len(value) for value in asked.values() if value is not None}
         if len(counts) != 1:
             what = "conditions of different numbers of avatars" if counts else "no condition was given"
             raise StyleAvatarError(what, got=str(sorted(counts)), expected=f"one or more of {', '.join(CONDITIONS)}")
-        like, clip_dim = self.statistics.w_mean, len(self.statistics.image_mean)
-        [count], known = counts, []
-        for (name, value), width in zip(asked.items(), (clip_dim, clip_dim, words.NUMBERS), strict=True):
+        like, [count], known = self.statistics.w_mean, counts, []
+        widths = len(self.statistics.image_mean), len(self.statistics.text_mean), words.NUMBERS
+        for (name, value), width in zip(asked.items(), widths, strict=True):
             if value is not None and value.shape[1] != width:
                 raise StyleAvatarError(
                     f"the {name} condition does not fit the style prior",
                     got=tuple(value.shape), expected=f"[batch, {width}]",
-                    remedy="use the CLIP encoder it was trained with",
+                    remedy="use the encoders it was trained with",
                 )  # fmt: skip
             known.append(like.new_zeros(count, width) if value is None else value.to(like))
         present = torch.tensor([[float(value is not None) for value in asked.values()]], device=like.device)
@@ -148,15 +152,23 @@ class StylePrior(nn.Module):
         """Half-precision safetensors and config.json, in a folder or s3:// prefix."""
         config = {
             "denoiser": self.config.model_dump(mode="json", exclude={"start"}),
-            "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean), "slots": self.slots,
+            "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean),
+            "text_dim": len(self.statistics.text_mean), "slots": self.slots,
             "words": words.NUMBERS, "generator_sha256": self.generator_sha256,
             "knows_attributes": self.knows_attributes, "strangers": self.strangers,
         }  # fmt: skip
+        if self.encoders:
+            config["encoders"] = {role: model.model_dump() for role, model in self.encoders.items()}
         save_weights(Storage.open(str(folder)), self, config)
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, generator_sha256: str | None = None) -> "StylePrior":
-        """Load a prior from a folder or s3:// prefix; refuse it if it belongs to a generator of another sha256."""
+    def from_pretrained(
+        cls, folder: str | Path, generator_sha256: str | None = None, encoders: Mapping[str, str] | None = None
+    ) -> "StylePrior":
+        """Load a prior from a folder or s3:// prefix.
+
+        Refuses it if it belongs to a generator of another sha256, or to other `encoders` (their `identity`) than these.
+        """
         storage = Storage.open(str(folder))
         about = _read_config(storage)
         if generator_sha256 not in (None, about["generator_sha256"]):
@@ -166,8 +178,10 @@ class StylePrior(nn.Module):
                 expected=f"generator {about['generator_sha256'][:12]} ({folder})",
                 remedy="train the prior again for this generator: styleavatar3d train stylespace",
             )
-        statistics = Statistics(about["w_dim"], about["clip_dim"])
-        more = {name: about[name] for name in ("generator_sha256", "knows_attributes", "strangers")}
+        if encoders and about["encoders"]:
+            _check_encoders(encoders, about["encoders"], str(folder))
+        statistics = Statistics(about["w_dim"], about["clip_dim"], about["text_dim"])
+        more = {name: about[name] for name in ("generator_sha256", "knows_attributes", "strangers", "encoders")}
         prior = cls(about["denoiser"], statistics, about["slots"], **more)
         load_weights(prior, storage)
         return prior.eval().requires_grad_(False)
@@ -179,6 +193,17 @@ def _steps(wanted: Conditions, guidance: Guidance) -> list[tuple[Conditions, flo
         return [(wanted, float(guidance))]
     given = [name for i, name in enumerate(CONDITIONS) if wanted.present[:, i].any()]
     return [(wanted.only(*given[: i + 1]), float(guidance.get(name, 1.0))) for i, name in enumerate(given)]
+
+
+def _check_encoders(ours: Mapping[str, str], theirs: Mapping[str, Model], folder: str) -> None:
+    for role, model in theirs.items():
+        if ours.get(role) != model.sha256:
+            raise StyleAvatarError(
+                f"this style prior was trained with another encoder of {role}s",
+                got=f"encoder {ours.get(role, 'none')[:12]}",
+                expected=f"{model.id}@{model.revision}, encoder {model.sha256[:12]} ({folder})",
+                remedy="give it that encoder, or train the prior again with this one: styleavatar3d train stylespace",
+            )
 
 
 def _check(guidance: Guidance, steps: int, strength: float) -> None:
@@ -199,9 +224,12 @@ def _read_config(storage: Storage) -> dict[str, Any]:
         if about["words"] != words.NUMBERS:
             raise ValueError(f"{about['words']} words, where figures.looks has {words.NUMBERS}")
         sizes = {name: int(about[name]) for name in ("w_dim", "clip_dim", "slots")}
+        encoders = {role: Model(**model) for role, model in about.get("encoders", {}).items()}
         strangers = about["strangers"]
         return {
             **sizes,
+            "text_dim": int(about.get("text_dim", sizes["clip_dim"])),
+            "encoders": encoders or None,
             "denoiser": DenoiserConfig(**about["denoiser"]),
             "generator_sha256": str(about["generator_sha256"]),
             "knows_attributes": bool(about["knows_attributes"]),

@@ -8,10 +8,11 @@ from torch import Tensor
 
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.runtime.random import normal
-from styleavatar3d.stylespace import attributes, codes
+from styleavatar3d.stylespace import attributes
 from styleavatar3d.stylespace.config import StyleSpaceConfig
 from styleavatar3d.stylespace.denoiser import Conditions
 from styleavatar3d.stylespace.diffusion import StylePrior
+from styleavatar3d.stylespace.pairs import load_makers
 
 _GUIDANCE = 2.0
 
@@ -29,7 +30,7 @@ def measure(config: StyleSpaceConfig, prior: StylePrior, held_out: dict[str, Ten
     embeddings, count = held_out["embeddings"][:, 0], config.track.retrieval
     figures = {"explained": explained(prior, held_out["codes"], embeddings)}
     if count:
-        makers = codes.load_makers(config.data)
+        makers = load_makers(config.data)
         views = embedded_views(prior, makers, prior.conditions(image=embeddings[:count]))
         figures["image_retrieval"] = retrieval(views, prior.statistics.image(embeddings[:count]))
         figures["strangers"] = strangers(views, prior.statistics.image(embeddings[:count]))

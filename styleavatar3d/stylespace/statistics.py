@@ -27,27 +27,28 @@ class Statistics(nn.Module):
     text_spread: Tensor
     image_from_text: Tensor
 
-    def __init__(self, w_dim: int, clip_dim: int):
+    def __init__(self, w_dim: int, clip_dim: int, text_dim: int | None = None):
+        """Lengths of a code, of a picture's embedding and, where texts have a space of their own, of a text's."""
         super().__init__()
         self.register_buffer("w_mean", torch.zeros(w_dim))
         self.register_buffer("w_std", torch.ones(w_dim))
         self.register_buffer("image_mean", torch.zeros(clip_dim))
         self.register_buffer("image_spread", torch.ones(()))
-        self.register_buffer("text_mean", torch.zeros(clip_dim))
+        self.register_buffer("text_mean", torch.zeros(text_dim or clip_dim))
         self.register_buffer("text_spread", torch.ones(()))
-        self.register_buffer("image_from_text", torch.eye(clip_dim))
+        self.register_buffer("image_from_text", torch.eye(text_dim or clip_dim, clip_dim))
 
     @classmethod
     def of(
         cls,
         codes: Float[Tensor, "count tokens w"],
         images: Float[Tensor, "images clip"],
-        texts: Float[Tensor, "texts clip"],
+        texts: Float[Tensor, "texts text"],
         paired: bool = False,
     ) -> "Statistics":
         """Measure them on codes, and on unit embeddings of their pictures and of captions: one of each picture if
-        `paired`, else of anything."""
-        statistics = cls(codes.shape[2], images.shape[1])
+        `paired`, else of anything in the pictures' own space."""
+        statistics = cls(codes.shape[2], images.shape[1], texts.shape[1])
         flat = codes.flatten(0, 1)
         statistics.w_mean, statistics.w_std = flat.mean(0), flat.std(0).clamp(min=1e-4)
         statistics.image_mean, statistics.text_mean = images.mean(0), texts.mean(0)
@@ -67,11 +68,11 @@ class Statistics(nn.Module):
         """Unit embeddings of pictures with mean zero and spread one."""
         return (embeddings - self.image_mean) / self.image_spread
 
-    def text(self, embeddings: Float[Tensor, "*batch clip"]) -> Float[Tensor, "*batch clip"]:
+    def text(self, embeddings: Float[Tensor, "*batch text"]) -> Float[Tensor, "*batch text"]:
         """Unit embeddings of texts with mean zero and spread one."""
         return (embeddings - self.text_mean) / self.text_spread
 
-    def pictured(self, texts: Float[Tensor, "*batch clip"]) -> Float[Tensor, "*batch clip"]:
+    def pictured(self, texts: Float[Tensor, "*batch text"]) -> Float[Tensor, "*batch clip"]:
         """What `image` is expected to give for pictures of what the texts describe."""
         return (texts - self.text_mean) @ self.image_from_text
 
@@ -93,7 +94,7 @@ def pictures_meant(
     return torch.cat([caption_likeness(some, images).softmax(1) @ images for some in texts.split(256)])
 
 
-def regression(texts: Float[Tensor, "texts clip"], meant: Float[Tensor, "texts clip"]) -> Float[Tensor, "clip clip"]:
+def regression(texts: Float[Tensor, "texts text"], meant: Float[Tensor, "texts clip"]) -> Float[Tensor, "text clip"]:
     """The matrix M with texts @ M = meant, by ridge regression."""
     gram = texts.T @ texts
     ridge = _RIDGE * gram.diagonal().mean() * torch.eye(len(gram))

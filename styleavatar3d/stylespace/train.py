@@ -105,9 +105,16 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
 def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, Any]) -> StylePrior:
     """The prior before its first step: random, or with the weights of `model.start` and its statistics."""
     if config.model.start:
-        return StylePrior.from_pretrained(shipped(config.model.start), manifest["generator_sha256"])
+        return StylePrior.from_pretrained(
+            shipped(config.model.start),
+            manifest["generator_sha256"],
+            {role: model.sha256 for role, model in codes.encoders_of(manifest).items()},
+        )
     torch.manual_seed(key(config.run.seed, "denoiser"))
-    return StylePrior(config.model, statistics, manifest["slots"], manifest["generator_sha256"], manifest["attributes"])
+    return StylePrior(
+        config.model, statistics, manifest["slots"], manifest["generator_sha256"], manifest["attributes"],
+        encoders=codes.encoders_of(manifest),
+    )  # fmt: skip
 
 
 def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
@@ -166,7 +173,9 @@ def draw_conditions(
     size, drop = len(indices), settings.drop
     crops = torch.randint(pairs["embeddings"].shape[1], (size,), generator=draw)
     captions = torch.randint(pairs["texts"].shape[1], (size,), generator=draw)
-    disturbance = settings.noise * torch.randn(2, size, pairs["embeddings"].shape[2], generator=draw)
+    disturbance = [
+        settings.noise * torch.randn(size, pairs[name].shape[2], generator=draw) for name in ("embeddings", "texts")
+    ]
     kept = torch.rand(size, 3, generator=draw) >= torch.tensor([drop.image, drop.text, drop.attributes])
     kept &= torch.rand(size, 1, generator=draw) >= drop.all
     said = (
@@ -228,6 +237,8 @@ def model_card(config: StyleSpaceConfig, prior: StylePrior, summary: dict[str, A
     It passes on the licences that the generator's card states: every code comes from there.
     """
     licences = stated_licences(Storage.open(shipped(config.data.generator)))
+    encoders = prior.encoders or {}
+    readers = ", ".join(f"{role}: {model.id}, {model.licence}" for role, model in encoders.items()) or "not recorded"
     figures = "".join(f"- {name}: {value}\n" for name, value in summary.items() if isinstance(value, float))
     return f"""---
 library_name: styleavatar3d
@@ -239,8 +250,9 @@ config_hash: {config_hash(config)}
 ---
 # Style prior
 
-Diffusion over the codes of generator {prior.generator_sha256[:12]}, conditioned on CLIP embeddings of pictures and
-texts and on attributes; trained on {config.data.count} codes and renders of that generator. It works with no other.
+Diffusion over the codes of generator {prior.generator_sha256[:12]}, conditioned on embeddings of pictures and texts
+({readers}) and on attributes;
+trained on {config.data.count} codes and renders of that generator. It works with no other.
 Measured on {config.data.held_out} pairs held out, one sample each, nothing ranked ("explained": share of their codes'
 variance; retrieval among {config.track.retrieval}; "attributes_found": stated words that the estimator finds):
 

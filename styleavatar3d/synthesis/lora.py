@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from styleavatar3d.config import save_config
-from styleavatar3d.encoders.clip import unknown_words
+from styleavatar3d.encoders.prompts import unknown_words
 from styleavatar3d.errors import ConfigError, Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoint, Checkpoints, StopSignal, load_optimizer, optimizer_tensors
 from styleavatar3d.runtime.media import grid, png, to_uint8

@@ -79,7 +79,7 @@ def _download(name: str, revision: str, wanted: list[str], offline: bool) -> Pat
     except Exception as error:  # the hub's client raises many kinds: no network, no such commit, a gated model
         raise StyleAvatarError(
             f"weights of the hub cannot be had: {str(error).splitlines()[0]}",
-            got=f"{name}@{revision}" + (", model.offline" if offline else ""),
+            got=f"{name}@{revision}" + (", offline" if offline else ""),
             expected="the hub in reach, or these weights in its cache on this machine",
             remedy=f"`hf download {name} --revision {revision}` where there is a network, and give that folder",
         ) from error

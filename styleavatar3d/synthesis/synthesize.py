@@ -6,8 +6,8 @@ same command gives the same records whoever works, in whatever order, however of
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Sequence
+from contextlib import closing
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -21,6 +21,7 @@ from styleavatar3d.figures.guidance import KINDS, GuidedView, guide
 from styleavatar3d.runtime.fleet import FleetConfig, Work
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import TrackConfig
+from styleavatar3d.runtime.worker import one_thread
 from styleavatar3d.shards.manifest import Plan, begin, commit, manifest_hash
 from styleavatar3d.shards.parquet import finish as finish_manifest
 from styleavatar3d.shards.production import missing, produce
@@ -238,14 +239,3 @@ def plan_of(config: SynthesisConfig, model: Model) -> Plan:
         licences=sorted({*model.licence.split(", "), *figures}),
         coding=config.data.files,
     )
-
-
-@contextmanager
-def one_thread() -> Iterator[None]:
-    """Sums are taken in another order by more threads, which changes the last bit."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(before)

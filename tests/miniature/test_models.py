@@ -57,7 +57,7 @@ def test_tokenizer_survives_saving(tmp_path: Path) -> None:
 
 
 def test_every_prompt_word_is_known() -> None:
-    from styleavatar3d.encoders.clip import unknown_words
+    from styleavatar3d.encoders.prompts import unknown_words
     from styleavatar3d.figures.looks import STYLES, draw_look
     from styleavatar3d.synthesis.prompts import compose, vocabulary
 

@@ -227,7 +227,7 @@ def averaged_codec(folder: Path) -> dict[str, torch.Tensor]:
 
 
 def test_captions_say_only_what_can_be_seen_in_known_words() -> None:
-    from styleavatar3d.encoders.clip import unknown_words
+    from styleavatar3d.encoders.prompts import unknown_words
     from styleavatar3d.encoders.tokenizer import build_tokenizer
     from styleavatar3d.synthesis.prompts import vocabulary
 

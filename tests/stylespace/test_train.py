@@ -13,9 +13,11 @@ from styleavatar3d.config import load_config, validate
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.checkpoint import Checkpoints
 from styleavatar3d.runtime.storage import Storage
+from styleavatar3d.runtime.weights import weights_sha256
 from styleavatar3d.stylespace import attributes, codes
 from styleavatar3d.stylespace.config import StyleSpaceConfig
 from styleavatar3d.stylespace.diffusion import StylePrior
+from styleavatar3d.stylespace.pairs import augment
 from styleavatar3d.stylespace.statistics import Statistics
 from styleavatar3d.stylespace.train import batch_indices, draw_conditions, schedule, step, train
 
@@ -81,7 +83,7 @@ def test_training_writes_a_prior_that_belongs_to_its_generator(models, tmp_path)
         summary["kpairs"] == 0.064
         and {"explained", "image_retrieval", "text_retrieval", "strangers", "attributes_found"} <= summary.keys()
     )
-    sha256 = codes.generator_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
+    sha256 = weights_sha256(tiny.Generator.from_pretrained(str(models / "generator")))
     assert StylePrior.from_pretrained(tmp_path / "weights", sha256).slots == 6
     assert (tmp_path / "log.jsonl").read_text().count("\n") >= 1
     assert sha256[:12] in (tmp_path / "weights" / "README.md").read_text()
@@ -166,9 +168,9 @@ def test_the_learning_rate_rises_and_falls(models, tmp_path):
 
 def test_augmented_pictures_stay_pictures_and_differ():
     images = torch.rand(4, 3, 16, 16) * 2 - 1
-    varied = codes.augment(images, torch.rand(4, 9))
+    varied = augment(images, torch.rand(4, 9))
     assert varied.shape == images.shape and varied.abs().max() <= 1 and not torch.allclose(varied, images)
-    torch.testing.assert_close(codes.augment(images, torch.full((4, 9), 0.5)), images, atol=1e-5, rtol=0)
+    torch.testing.assert_close(augment(images, torch.full((4, 9), 0.5)), images, atol=1e-5, rtol=0)
 
 
 def test_training_without_pairs_left_is_refused(models, tmp_path):

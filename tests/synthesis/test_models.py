@@ -131,7 +131,7 @@ def test_a_hub_id_must_be_pinned_and_in_reach(monkeypatch: pytest.MonkeyPatch, t
         Source("owner/name", "main").locate()
     with pytest.raises(StyleAvatarError, match="(?s)no such weights.*no/such/path"):
         Source("no/such/path").locate()
-    with pytest.raises(StyleAvatarError, match=f"(?s)cannot be had.*owner/name@{COMMIT}, model.offline.*hf download"):
+    with pytest.raises(StyleAvatarError, match=f"(?s)cannot be had.*owner/name@{COMMIT}, offline.*hf download"):
         Source(f"owner/name@{COMMIT}").locate(offline=True)
     with socket.socket() as nobody, monkeypatch.context() as patch:
         nobody.bind(("127.0.0.1", 0))
