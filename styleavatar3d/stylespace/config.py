@@ -66,6 +66,8 @@ class TrainConfig(Strict):
     warmup_kpairs: float = Field(default=20.0, ge=0)
     ema_kpairs: float = Field(default=50.0, gt=0)
     """half-life of the averaged weights, which are the ones saved"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the denoiser's arithmetic while it learns; what is kept and saved is fp32"""
     drop: DropConfig = DropConfig()
     noise: float = Field(default=0.3, ge=0)
     """standard deviation of the noise on embeddings, whose components have spread one"""

@@ -68,8 +68,9 @@ class Denoiser(nn.Module):
     def forward(
         self, noisy: Float[Tensor, "batch tokens w"], time: Float[Tensor, "batch"], conditions: Conditions
     ) -> Float[Tensor, "batch tokens w"]:
-        steering = F.silu(self.time(waves(time)) + self.condition(conditions.joined()))[:, None]
-        x = self.enter(noisy) + self.place
+        number = self.place.dtype  # half of it where the weights are halved
+        steering = F.silu(self.time(waves(time).to(number)) + self.condition(conditions.joined().to(number)))[:, None]
+        x = self.enter(noisy.to(number)) + self.place
         for block in self.blocks:
             x = block(x, steering)
         shift, scale = self.steer(steering).chunk(2, -1)
