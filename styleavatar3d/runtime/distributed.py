@@ -111,7 +111,8 @@ def connect(threads: int = 0, zero: bool = False) -> World:
     if size == 1 and not deepspeed:
         return World()
     if deepspeed:
-        require("deepspeed", "deepspeed")
+        operators = require("deepspeed.ops", "deepspeed").__compatible_ops__
+        operators["deepspeed_shm_comm"] = False  # else it is compiled now, and a killed compiler's lock hangs every later run
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     from accelerate import Accelerator, InitProcessGroupKwargs
 
