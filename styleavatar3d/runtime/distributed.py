@@ -69,20 +69,7 @@ class World:
             ConfigError: the machine profile gives one of the settings another value, or moves parts off the GPU
         """
         config = self._accelerator.state.deepspeed_plugin.deepspeed_config
-        for name, value in settings.items():
-            if config.get(name, "auto") not in ("auto", value):
-                raise ConfigError(
-                    f"{name} belongs to the run's config, not to the machine profile",
-                    got=f"{config[name]} in the profile, {value} by the config",
-                    remedy=f"take {name} out of the profile",
-                )
-        offloads = [config["zero_optimization"].get(f"offload_{part}") or {} for part in ("optimizer", "param")]
-        if any(offload.get("device", "none") != "none" for offload in offloads):
-            raise ConfigError(
-                "the machine profile moves parts off the GPU", got="offload_optimizer_device or offload_param_device",
-                expected="none: DeepSpeed would train with an optimizer of its own, which keeps no averaged weights",
-                remedy="use more processes or a higher zero_stage",
-            )  # fmt: skip
+        check_profile(config, settings)
         config.update(settings)
         return self._accelerator.prepare(network, optimizer)[0]
 
@@ -112,7 +99,11 @@ def connect(threads: int = 0, zero: bool = False) -> World:
         return World()
     if deepspeed:
         operators = require("deepspeed.ops", "deepspeed").__compatible_ops__
-        operators["deepspeed_shm_comm"] = False  # else it is compiled now, and a killed compiler's lock hangs every later run
+        operators["deepspeed_shm_comm"] = (
+            False  # else it is compiled now, and a killed compiler's lock hangs every later run
+        )
+        # else transformers would wait for all processes at each network that the main one alone loads
+        os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
     from accelerate import Accelerator, InitProcessGroupKwargs
 
@@ -153,6 +144,25 @@ def _asked(zero: bool) -> tuple[int, bool]:
             remedy="use cpu-2 or gpu-8, or your profile with distributed_type MULTI_GPU",
         )
     return size, deepspeed
+
+
+def check_profile(profile: dict[str, Any], settings: dict[str, Any]) -> None:
+    """Refuse a DeepSpeed configuration that these settings would override, or under which no average is kept."""
+    for name, value in settings.items():
+        if profile.get(name, "auto") not in ("auto", value) and profile[name] != {"enabled": False}:
+            raise ConfigError(
+                f"{name} belongs to the run's config, not to the machine profile",
+                got=f"{profile[name]} in the profile, {value} by the config",
+                remedy=f"take {name} out of the profile",
+            )
+    offloads = [profile["zero_optimization"].get(f"offload_{part}") or {} for part in ("optimizer", "param")]
+    if any(offload.get("device", "none") != "none" for offload in offloads):
+        raise ConfigError(
+            "the machine profile moves parts off the GPU",
+            got="offload_optimizer_device or offload_param_device",
+            expected="none: DeepSpeed would train with an optimizer of its own, which keeps no averaged weights",
+            remedy="use more processes or a higher zero_stage",
+        )
 
 
 def default_device() -> torch.device:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from styleavatar3d.errors import StyleAvatarError, require
+from styleavatar3d.errors import ConfigError, StyleAvatarError, require
 from styleavatar3d.runtime.distributed import World
 
 SLOTS = ("exp_avg", "exp_avg_sq", "average")
@@ -52,19 +52,26 @@ class Learner:
         batch: int,
         precision: str = "fp32",
         clip: float = 1.0,
+        compiled: bool = False,
         saved: dict[str, Tensor] | None = None,
     ):
         """`saved` is what `tensors` gave, under any number of processes and any stage of ZeRO.
 
         `precision` is that of the network's arithmetic, fp32 or bf16; weights and state are kept in fp32 in any case.
         `clip` is the largest norm of the gradient, `batch` the number of samples that all processes take in a step.
+
+        Raises:
+            StyleAvatarError: `saved` is of another network, the batch cannot be shared out, or the machine profile
+                and these settings contradict each other
         """
         self.network, self.optimizer, self.world = network, optimizer, world
-        self.batch, self.precision, self.clip = batch, precision, clip
+        self.batch, self.precision, self.clip, self.compiled = batch, precision, clip, compiled
         if saved:
             _check(saved, network)
             network.load_state_dict({name: saved[f"network.{name}"] for name in network.state_dict()})
         masters = self._join()
+        if compiled:
+            network.compile()
         optimizer.begin(masters)
         self._link()
         if saved:
@@ -128,6 +135,11 @@ class ZeroLearner(Learner):
         return self._engine(*inputs).float()
 
     def _join(self) -> list[Tensor]:
+        if self.compiled and self.world.zero == 3:
+            raise ConfigError(
+                "ZeRO-3 fetches weights in the middle of what torch.compile would make one piece",
+                got="train.compile with zero_stage 3", expected="one of them", remedy="use ZeRO-1 or ZeRO-2",
+            )  # fmt: skip
         self._tools = require("deepspeed.utils", "deepspeed")
         exact = {name: parameter.detach().clone() for name, parameter in self.network.named_parameters()}
         self._engine = self.world.share_out(
@@ -155,7 +167,9 @@ class ZeroLearner(Learner):
 
     def _read(self, parameter: Tensor, slot: str = "") -> Tensor:
         tools = self._tools
-        return tools.safe_get_full_optimizer_state(parameter, slot) if slot else tools.safe_get_full_fp32_param(parameter)
+        return (
+            tools.safe_get_full_optimizer_state(parameter, slot) if slot else tools.safe_get_full_fp32_param(parameter)
+        )
 
     @torch.no_grad()
     def _write(self, parameter: Tensor, value: Tensor, slot: str = "") -> None:

@@ -147,7 +147,7 @@ class StylePrior(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Half-precision safetensors and config.json, in a folder or s3:// prefix."""
         config = {
-            "denoiser": self.config.model_dump(mode="json", exclude={"start"}),
+            "denoiser": self.config.model_dump(mode="json", exclude={"start", "attention"}),
             "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean), "slots": self.slots,
             "words": words.NUMBERS, "generator_sha256": self.generator_sha256,
             "knows_attributes": self.knows_attributes, "strangers": self.strangers,

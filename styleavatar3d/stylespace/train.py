@@ -103,9 +103,12 @@ def begin(config: StyleSpaceConfig, prior: StylePrior, world: World, checkpoint:
     network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
     prior.to(world.device).eval().requires_grad_(False)
     settings = config.train
+    network.use_attention(config.model.attention, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
     optimizer = AveragedAdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
-    saved = checkpoint.tensors if checkpoint else None
-    learns = learner(network, optimizer, world, batch=settings.batch, precision=settings.precision, saved=saved)
+    learns = learner(
+        network, optimizer, world, batch=settings.batch, precision=settings.precision, clip=settings.clip,
+        compiled=settings.compile, saved=checkpoint.tensors if checkpoint else None,
+    )  # fmt: skip
     return TrainState(prior, learns, statistics, checkpoint.position if checkpoint else 0)
 
 
