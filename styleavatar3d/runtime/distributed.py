@@ -9,6 +9,7 @@ stay equal bit by bit, because each applies the same averaged gradient.
 
 import logging
 import os
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -102,15 +103,17 @@ def connect(threads: int = 0, zero: bool = False) -> World:
         operators["deepspeed_shm_comm"] = (
             False  # else it is compiled now, and a killed compiler's lock hangs every later run
         )
-        # else transformers would wait for all processes at each network that the main one alone loads
-        os.environ["ACCELERATE_DEEPSPEED_ZERO3_INIT"] = "false"
-        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        logging.getLogger("DeepSpeed").setLevel(logging.ERROR)
+        warnings.filterwarnings("ignore", category=FutureWarning, module="torch.distributed")  # of DeepSpeed's calls
     from accelerate import Accelerator, InitProcessGroupKwargs
 
     cpu = not torch.cuda.is_available()
     # with cpu=True accelerate leaves DeepSpeed out without a word, without a backend it believes each process alone
     options: dict[str, Any] = {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]} if cpu else {}
-    world = World(Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options))
+    accelerator = Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options)
+    world = World(accelerator)
+    if world.zero:  # else transformers would share out every network that it loads, and wait for processes that load none
+        accelerator.state.deepspeed_plugin.dschf = None
     if world.size != size or bool(world.zero) != deepspeed:
         raise StyleAvatarError(
             "the processes did not come together as they were launched",
