@@ -112,7 +112,9 @@ def connect(threads: int = 0, zero: bool = False) -> World:
     options: dict[str, Any] = {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]} if cpu else {}
     accelerator = Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options)
     world = World(accelerator)
-    if world.zero:  # else transformers would share out every network that it loads, and wait for processes that load none
+    if (
+        world.zero
+    ):  # else transformers would share out every network that it loads, and wait for processes that load none
         accelerator.state.deepspeed_plugin.dschf = None
     if world.size != size or bool(world.zero) != deepspeed:
         raise StyleAvatarError(
