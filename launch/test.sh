@@ -2,7 +2,7 @@
 # Install into .venv and run what continuous integration runs. `--all` adds the slow tests; other words go to pytest.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-source launch/environment.sh dev ray wandb
+source launch/environment.sh dev ray wandb deepspeed
 
 marks="not slow"
 if [ "${1:-}" = "--all" ]; then marks=""; shift; fi

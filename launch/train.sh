@@ -2,6 +2,7 @@
 # Any training stage under `accelerate launch`, on a machine described in cluster/accelerate/PROFILE.yaml:
 #
 #   bash launch/train.sh cpu-2 gan --config gan/miniature --run.out runs/gan
+#   bash launch/train.sh gpu-8-zero2 stylespace --train.precision bf16
 #
 # The same command resumes. PYTHON chooses the interpreter.
 set -euo pipefail
@@ -20,10 +21,15 @@ if [ ! -f "$profile" ]; then
 fi
 case $1 in
     cpu-*)
-        export ACCELERATE_USE_CPU=1 CUDA_VISIBLE_DEVICES=
-        export OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
+        export CUDA_VISIBLE_DEVICES= OMP_NUM_THREADS=${OMP_NUM_THREADS:-1}
         ;;
 esac
+case $1 in
+    cpu-*-zero*) export DS_ACCELERATOR=cpu ;; # with the next line DeepSpeed would be left out
+    cpu-*) export ACCELERATE_USE_CPU=1 ;;
+esac
+STYLEAVATAR3D_PROCESSES=$(sed -n 's/^num_processes: *//p' "$profile") # training refuses to begin with fewer
+export STYLEAVATAR3D_PROCESSES
 shift 2
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 exec "${PYTHON:-python}" -m accelerate.commands.launch --config_file "$profile" -m styleavatar3d train "$stage" "$@"

@@ -5,6 +5,7 @@ from typing import Literal
 from pydantic import Field
 
 from styleavatar3d.config import RunConfig, Strict
+from styleavatar3d.runtime.attention import Attention
 from styleavatar3d.runtime.fleet import FleetConfig
 from styleavatar3d.runtime.tracking import TrackConfig
 
@@ -68,6 +69,8 @@ class DenoiserConfig(Strict):
     width: int = Field(default=256, ge=8)
     heads: int = Field(default=4, ge=1)
     """of the attention between slots; w has none"""
+    attention: Attention = "auto"
+    """while it learns; on a GPU xformers may save memory"""
     prediction: Literal["epsilon", "sample", "v_prediction", "edm"] = "v_prediction"
 
 
@@ -89,6 +92,12 @@ class TrainConfig(Strict):
     warmup_kpairs: float = Field(default=20.0, ge=0)
     ema_kpairs: float = Field(default=50.0, gt=0)
     """half-life of the averaged weights, which are the ones saved"""
+    clip: float = Field(default=1.0, gt=0)
+    """largest norm of a step's gradient"""
+    precision: Literal["fp32", "bf16"] = "fp32"
+    """of the denoiser's arithmetic while it learns; weights and averages are kept in fp32"""
+    compile: bool = False
+    """by torch.compile: slower to begin, faster to go on; not with ZeRO-3"""
     drop: DropConfig = DropConfig()
     noise: float = Field(default=0.3, ge=0)
     """standard deviation of the noise on embeddings, whose components have spread one"""

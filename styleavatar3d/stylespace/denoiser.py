@@ -11,7 +11,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.errors import ConfigError, StyleAvatarError
+from styleavatar3d.runtime.attention import attend, choose_attention
 
 CONDITIONS = ("image", "text", "attributes")
 _FREQUENCIES = 64
@@ -66,11 +67,29 @@ class Denoiser(nn.Module):
             nn.init.zeros_(layer.weight)
             nn.init.zeros_(layer.bias)
 
+    def use_attention(self, choice: str, number: torch.dtype = torch.float32) -> str:
+        """Attend between slots by "auto", "sdpa" or "xformers", in numbers of this format.
+
+        Returns which it is. Raises StyleAvatarError if xformers is asked for where it does not run, or in w.
+        """
+        heads = self.blocks[0].heads
+        if choice == "xformers" and not heads:
+            raise ConfigError(
+                "there is nothing to attend to in w", got="model.attention xformers with model.space w",
+                expected="model.space w+, whose slots attend to each other", remedy="model.attention auto",
+            )  # fmt: skip
+        width = self.place.shape[1] // max(heads, 1)
+        chosen = choose_attention(choice, self.place.device.type, width, number) if heads else "sdpa"
+        for block in self.blocks:
+            block.attention = chosen
+        return chosen
+
     def forward(
         self, noisy: Float[Tensor, "batch tokens w"], time: Float[Tensor, "batch"], conditions: Conditions
     ) -> Float[Tensor, "batch tokens w"]:
-        steering = F.silu(self.time(waves(time)) + self.condition(conditions.joined()))[:, None]
-        x = self.enter(noisy) + self.place
+        number = self.place.dtype  # half of it where the weights are halved
+        steering = F.silu(self.time(waves(time).to(number)) + self.condition(conditions.joined().to(number)))[:, None]
+        x = self.enter(noisy.to(number)) + self.place
         for block in self.blocks:
             x = block(x, steering)
         shift, scale = self.steer(steering).chunk(2, -1)
@@ -82,7 +101,7 @@ class _Block(nn.Module):
 
     def __init__(self, width: int, heads: int):
         super().__init__()
-        self.heads = heads
+        self.heads, self.attention = heads, "sdpa"
         if heads:
             self.attend_in, self.attend_out = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.inner = nn.Sequential(nn.Linear(width, 2 * width), nn.SiLU(), nn.Linear(2 * width, width))
@@ -100,8 +119,8 @@ class _Block(nn.Module):
 
     def _attend(self, x: Float[Tensor, "batch tokens width"]) -> Float[Tensor, "batch tokens width"]:
         thirds = self.attend_in(x).chunk(3, -1)
-        query, key, value = (part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in thirds)
-        return self.attend_out(F.scaled_dot_product_attention(query, key, value).transpose(1, 2).flatten(2))
+        query, key, value = (part.unflatten(-1, (self.heads, -1)) for part in thirds)
+        return self.attend_out(attend(query, key, value, self.attention).flatten(2))
 
 
 def waves(time: Float[Tensor, "batch"]) -> Float[Tensor, "batch numbers"]:

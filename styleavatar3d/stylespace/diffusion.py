@@ -3,7 +3,7 @@
 It stands in for the mapping network (StyleAvatar3D, section 3.4): what is asked for becomes a code without any fit.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +86,7 @@ class StylePrior(nn.Module):
         conditions: Conditions,
         level: Float[Tensor, "batch"],
         noise: Float[Tensor, "batch tokens w"],
-        denoiser: Denoiser | None = None,
+        denoiser: Callable[[Tensor, Tensor, Conditions], Tensor] | None = None,
     ) -> Float[Tensor, ""]:
         """Mean squared error of what a denoiser (the prior's own by default) predicts at noise levels in [0, 1)."""
         noisy, time, target = self.noise.lesson(standard, noise, level)
@@ -151,7 +151,7 @@ class StylePrior(nn.Module):
     def save_pretrained(self, folder: str | Path) -> None:
         """Half-precision safetensors and config.json, in a folder or s3:// prefix."""
         config = {
-            "denoiser": self.config.model_dump(mode="json", exclude={"start"}),
+            "denoiser": self.config.model_dump(mode="json", exclude={"start", "attention"}),
             "w_dim": len(self.statistics.w_mean), "clip_dim": len(self.statistics.image_mean),
             "text_dim": len(self.statistics.text_mean), "slots": self.slots,
             "words": words.NUMBERS, "generator_sha256": self.generator_sha256,

@@ -10,13 +10,14 @@ from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from styleavatar3d.assets import shipped
 from styleavatar3d.config import config_hash, save_config
 from styleavatar3d.errors import Stopped, StyleAvatarError
-from styleavatar3d.runtime.checkpoint import Checkpoints, StopSignal, load_optimizer, optimizer_tensors
+from styleavatar3d.runtime.checkpoint import Checkpoint, Checkpoints, StopSignal
 from styleavatar3d.runtime.distributed import World, connect
+from styleavatar3d.runtime.learner import AveragedAdamW, Learner, learner
 from styleavatar3d.runtime.licences import stated_licences
 from styleavatar3d.runtime.random import generator as random_generator
 from styleavatar3d.runtime.random import key, normal
@@ -24,33 +25,22 @@ from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.tracking import Progress, Tracker
 from styleavatar3d.stylespace import attributes, codes, evaluate
 from styleavatar3d.stylespace.config import StyleSpaceConfig, TrainConfig
-from styleavatar3d.stylespace.denoiser import Conditions, Denoiser
+from styleavatar3d.stylespace.denoiser import Conditions
 from styleavatar3d.stylespace.diffusion import StylePrior
 from styleavatar3d.stylespace.statistics import Statistics
 
 
 @dataclass
 class TrainState:
-    """Everything a checkpoint saves. `network` learns; the denoiser of `prior` is its moving average."""
+    """What learns, and how far it is; a checkpoint saves `learner.tensors()` at `seen`."""
 
     prior: StylePrior
-    network: Denoiser
+    """its denoiser is given the averaged weights where they are needed"""
+    learner: Learner
     statistics: Statistics
     """those of the prior, on the CPU, where the pairs are"""
-    optimizer: torch.optim.Optimizer
     seen: int = 0
     """pairs"""
-
-    def tensors(self) -> dict[str, Tensor]:
-        network = {f"network.{name}": value for name, value in self.network.state_dict().items()}
-        average = {f"average.{name}": value for name, value in self.prior.denoiser.state_dict().items()}
-        return network | average | optimizer_tensors(self.optimizer, "optimizer")
-
-    def restore(self, seen: int, tensors: dict[str, Tensor]) -> None:
-        self.seen = seen
-        for prefix, module in (("network.", self.network), ("average.", self.prior.denoiser)):
-            module.load_state_dict({k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)})
-        load_optimizer(self.optimizer, tensors, "optimizer")
 
 
 def train(config: StyleSpaceConfig) -> dict[str, Any]:
@@ -58,22 +48,15 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
 
     The same call resumes. Raises Stopped after a checkpoint when told to stop.
     """
-    world, storage, settings = connect(), Storage.open(config.run.out), config.train
+    world, storage, settings = connect(zero=True), Storage.open(config.run.out), config.train
     if world.main:
         codes.make(config)
         storage.publish("config.yaml", save_config(config).encode())
     world.wait()
     manifest, pairs, statistics = codes.load(config.data.codes)
     training, held_out = split(pairs, config.data.held_out)
-    prior = start(config, statistics, manifest)
-    statistics = copy.deepcopy(prior.statistics)
-    network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
-    prior.to(world.device).eval().requires_grad_(False)
-    optimizer = torch.optim.AdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
-    state = TrainState(prior, network, statistics, optimizer)
     checkpoints, total = Checkpoints(storage), int(settings.kpairs * 1000)
-    if checkpoint := checkpoints.latest():
-        state.restore(checkpoint.position, checkpoint.tensors)
+    state = begin(config, start(config, statistics, manifest), world, checkpoints.latest())
     tracker = Tracker(config.track, storage, config.model_dump(mode="json"), state.seen) if world.main else None
     progress = Progress("stylespace", total, state.seen, config.track.seconds)
     next_checkpoint = _next(config, state.seen)
@@ -81,16 +64,20 @@ def train(config: StyleSpaceConfig) -> dict[str, Any]:
         while state.seen < total:
             progress.add({"loss": step(state, training, settings, config.run.seed, world)})
             stopping = world.any(stop.requested)
-            if tracker and (progress.due() or state.seen >= total):
+            if world.any(world.main and progress.due()) or state.seen >= total:
                 progress.add({"held_out": held_out_loss(state, held_out, world)})
-                tracker.report(state.seen, progress.line(state.seen))
+                if tracker:
+                    tracker.report(state.seen, progress.line(state.seen))
             if state.seen >= next_checkpoint or stopping or state.seen >= total:
                 next_checkpoint = _next(config, state.seen)
+                tensors = state.learner.tensors()
                 if world.main:
-                    checkpoints.save(state.seen, state.tensors(), {})
+                    checkpoints.save(state.seen, tensors, {})
             if stopping and state.seen < total:
                 raise Stopped("training of the style prior was stopped", remedy="the same command goes on")
-    summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"}
+    state.learner.average_into(state.prior.denoiser)
+    prior, ways = state.prior, {"processes": world.size, "zero": world.zero}
+    summary: dict[str, Any] = {"kpairs": state.seen / 1000, "weights": f"{storage.url}/weights"} | ways
     if tracker:
         summary |= evaluate.measure(config, prior.cpu(), held_out)
         prior.strangers = summary.get("strangers")
@@ -117,25 +104,35 @@ def start(config: StyleSpaceConfig, statistics: Statistics, manifest: dict[str, 
     )  # fmt: skip
 
 
+def begin(config: StyleSpaceConfig, prior: StylePrior, world: World, checkpoint: Checkpoint | None) -> TrainState:
+    """Ready for the next step: the first, or the one after the checkpoint."""
+    statistics = copy.deepcopy(prior.statistics)
+    network = copy.deepcopy(prior.denoiser).to(world.device).train().requires_grad_(True)
+    prior.to(world.device).eval().requires_grad_(False)
+    settings = config.train
+    network.use_attention(config.model.attention, torch.bfloat16 if settings.precision == "bf16" else torch.float32)
+    optimizer = AveragedAdamW(network.parameters(), settings.learning_rate, (0.9, 0.99), weight_decay=0.05)
+    learns = learner(
+        network, optimizer, world, batch=settings.batch, precision=settings.precision, clip=settings.clip,
+        compiled=settings.compile, saved=checkpoint.tensors if checkpoint else None,
+    )  # fmt: skip
+    return TrainState(prior, learns, statistics, checkpoint.position if checkpoint else 0)
+
+
 def step(state: TrainState, pairs: dict[str, Tensor], settings: TrainConfig, seed: int, world: World) -> float:
     """One step on the batch that belongs to this position of the run; returns the loss."""
     batch = draw_batch(state, pairs, settings, seed, world)
-    for group in state.optimizer.param_groups:
-        group["lr"] = settings.learning_rate * schedule(state.seen, settings)
-    state.optimizer.zero_grad(set_to_none=True)
-    loss = state.prior.loss(*batch, denoiser=state.network)
-    loss.backward()
-    world.average_gradients(state.network)
-    nn.utils.clip_grad_norm_(state.network.parameters(), 1.0)
-    state.optimizer.step()
+    loss = state.prior.loss(*batch, denoiser=state.learner)
+    rate = settings.learning_rate * schedule(state.seen, settings)
     state.seen += settings.batch
-    _update_average(state, settings)
+    state.learner.step(loss, rate, average_weight(state.seen, settings))
     return world.average(loss.detach()).item()
 
 
 @torch.no_grad()
 def held_out_loss(state: TrainState, pairs: dict[str, Tensor], world: World) -> float:
     """The loss of the averaged weights on pictures never trained on, always at the same levels and noise."""
+    state.learner.average_into(state.prior.denoiser)
     standard = state.statistics.standard_code(pairs["codes"]).expand(-1, state.prior.tokens, -1).to(world.device)
     conditions = state.prior.conditions(image=pairs["embeddings"][:, 0])
     level = torch.arange(len(standard), device=world.device) / len(standard)
@@ -206,6 +203,12 @@ def schedule(seen: int, settings: TrainConfig) -> float:
     return rise * 0.5 * (1 + math.cos(math.pi * min(1.0, seen / total)))
 
 
+def average_weight(seen: int, settings: TrainConfig) -> float:
+    """What the newest weights count in their average: its half-life is `ema_kpairs`, at first a tenth of the run."""
+    half_life = min(settings.ema_kpairs * 1000, 0.1 * seen)
+    return 1 - 0.5 ** (settings.batch / half_life)
+
+
 def split(pairs: dict[str, Tensor], held_out: int) -> tuple[dict[str, Tensor], dict[str, Tensor]]:
     """Training pairs, and the last `held_out`."""
     count = len(pairs["codes"])
@@ -259,14 +262,6 @@ variance; retrieval among {config.track.retrieval}; "attributes_found": stated w
 {figures}
 `StylePrior.from_pretrained(folder)` of `styleavatar3d.stylespace.diffusion` loads it.
 """
-
-
-@torch.no_grad()
-def _update_average(state: TrainState, settings: TrainConfig) -> None:
-    half_life = min(settings.ema_kpairs * 1000, 0.1 * state.seen)
-    weight = 1 - 0.5 ** (settings.batch / half_life)
-    for mean, value in zip(state.prior.denoiser.parameters(), state.network.parameters(), strict=True):
-        mean.lerp_(value, weight)
 
 
 def _next(config: StyleSpaceConfig, seen: int) -> float:

@@ -13,6 +13,7 @@ from pydantic import Field
 
 from styleavatar3d.config import Strict
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.runtime.attention import Attention
 from styleavatar3d.shards.schema import Model
 from styleavatar3d.synthesis.adapters import LoraConfig, load_embeddings, load_loras, one_file
 from styleavatar3d.synthesis.families import check_family
@@ -48,7 +49,7 @@ class PipelineConfig(Strict):
     """the GPU where there is one"""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """bfloat16 where the device computes in it"""
-    attention: Literal["auto", "sdpa", "xformers"] = "sdpa"
+    attention: Attention = "sdpa"
     vae_slicing: bool = False
     """decode one picture at a time: less memory"""
     offline: bool = False
