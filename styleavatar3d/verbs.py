@@ -40,7 +40,7 @@ def generate(
     number: int = 1,
     truncation: float | None = None,
     guidance: float = 3.0,
-    candidates: int = 16,
+    candidates: int = 48,
     seed: int = 0,
     size: int = 128,
     mesh: int = 128,

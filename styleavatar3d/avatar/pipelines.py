@@ -30,6 +30,8 @@ from styleavatar3d.stylespace.denoiser import Conditions
 from styleavatar3d.stylespace.diffusion import Guidance, StylePrior
 
 _VIEWS_AT_ONCE = 16
+_SHORTLIST, _SIDES = 12, (-30.0, 30.0)
+"""How many candidates are looked at from the sides, and from which, in degrees."""
 Part = TypeVar("Part")
 
 
@@ -94,7 +96,7 @@ class AvatarPipeline:
         seed: int | Sequence[int] | None = None,
         truncation: float | None = None,
         guidance: Guidance = 3.0,
-        candidates: int = 16,
+        candidates: int = 48,
         *,
         attributes: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
         negative: str = "",
@@ -157,7 +159,7 @@ class AvatarPipeline:
                 "without an estimator nobody knows what the avatar looks like", got="no estimators/ in the pipeline",
                 remedy="copy data/miniature/estimators into its folder, or leave out `start`",
             )  # fmt: skip
-        front = self._fronts(start.codes[None].to(self.generator.w_mean))
+        front = self._seen(start.codes[None].to(self.generator.w_mean))
         logits = words.read(self.estimator, front)
         wanted = words.changed(words.likeliest(logits), changed)
         said = {name: word for name, word in words.seen_from_the_front(logits).items() if wanted[name] == word}
@@ -176,15 +178,27 @@ class AvatarPipeline:
         )  # fmt: skip
         if start is None:
             codes = self.generator.w_mean + request.pull * (codes - self.generator.w_mean)
-        views = self._fronts(codes)
-        seen = prior.statistics.image(_loaded(self.clip).images(views))
-        near = likeness(goal, seen, prior.statistics)
-        shown = words.shown(self.estimator, views) if self.estimator and goal.words else None
-        best = int(score(goal, near, shown).argmax())
-        about = request.told() | {"seed": seed, "likeness": round(float(near[best]), 4)}
-        if request.image is not None and prior.strangers is not None and float(near[best]) < prior.strangers:
+        best, near = self._nearest(goal, codes)
+        about = request.told() | {"seed": seed, "likeness": round(near, 4)}
+        if request.image is not None and prior.strangers is not None and near < prior.strangers:
             about["warning"] = "no nearer to the picture than strangers are: it is far from what was trained on"
         return self._avatar(codes[best], about)
+
+    def _nearest(self, goal: Goal, codes: Float[Tensor, "candidates slots w"]) -> tuple[int, float]:
+        """The candidate that comes nearest to what was asked for, and how near it comes.
+
+        Words are looked for in all front views first, then in the best few from either side too: a picture of a
+        generator is not quite a render, and what an estimator says of a single one wavers.
+        """
+        prior, fronts = _loaded(self.prior), self._seen(codes)
+        near = likeness(goal, prior.statistics.image(_loaded(self.clip).images(fronts)), prior.statistics)
+        few, shown = torch.arange(len(codes)), None
+        if self.estimator and goal.words:
+            few = score(goal, near, words.shown(self.estimator, [fronts])).topk(min(_SHORTLIST, len(codes))).indices
+            sides = [self._seen(codes[few], yaw) for yaw in _SIDES]
+            shown = words.shown(self.estimator, [fronts[few], *sides])
+        best = int(few[score(goal, near[few], shown).argmax()])
+        return best, float(near[best])
 
     def _conditions(self, goal: Goal, count: int) -> Conditions:
         prior = _loaded(self.prior)
@@ -207,12 +221,13 @@ class AvatarPipeline:
         known = words.encode([named]).expand(count, -1) if named and prior.knows_attributes else None
         return prior.conditions(text=text, attributes=known)
 
-    def _fronts(self, codes: Float[Tensor, "batch slots w"]) -> Float[Tensor, "batch 3 height width"]:
+    def _seen(self, codes: Float[Tensor, "batch slots w"], yaw: float = 0.0) -> Float[Tensor, "batch 3 height width"]:
+        """Pictures of codes, from the front or from `yaw` degrees beside it."""
         views = []
         for some in codes.split(_VIEWS_AT_ONCE):
-            front = self.generator.orbit(torch.zeros(len(some)), torch.zeros(len(some))).to(codes.device)
+            camera = self.generator.orbit(torch.full((len(some),), yaw), torch.zeros(len(some))).to(codes.device)
             planes: Any = self.generator.planes(some)
-            views.append(self.generator.render(planes, front, codes=some).image)
+            views.append(self.generator.render(planes, camera, codes=some).image)
         return torch.cat(views)
 
     def _avatar(self, codes: Tensor, asked: dict[str, Any]) -> Avatar:

@@ -13,9 +13,8 @@ from styleavatar3d.stylespace.statistics import Statistics
 _LIKENESS = 0.5
 """What a likeness of one is worth in shares of words that show.
 
-Of 16 candidates for 60 prompts this kept avatars in which an independent judge found 0.51 of the words; the words alone
-kept 0.48 to 0.51, the likeness alone 0.45, chance 0.41; and the mean log-probability of the words, which is ruled by
-those that no candidate shows, 0.47."""
+Of 48 candidates for 100 prompts this kept avatars in which an independent judge found 0.67 of the words, and 0.64 where
+only the front was read; the judge itself would have kept 0.78, chance 0.58."""
 
 
 class Goal(NamedTuple):

@@ -50,7 +50,7 @@ class Request:
     guidance: Guidance = 3.0
     """of the style prior: 1 follows what is asked as trained, more insists on it; or one for each of image, text and
     attributes, e.g. {"image": 1.5, "text": 3}"""
-    candidates: int = 16
+    candidates: int = 48
     """codes drawn for each avatar; the one whose front view is nearest to what was asked for is kept"""
 
     def __post_init__(self):

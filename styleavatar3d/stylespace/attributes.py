@@ -42,14 +42,9 @@ def split(numbers: Float[Tensor, "batch words"]) -> dict[str, Float[Tensor, "bat
     return dict(zip(WORDS, numbers.split([len(words) for words in WORDS.values()], 1), strict=True))
 
 
-def shown(estimator: Any, views: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch words"]:
-    """How probably each word shows in pictures: mean over the picture and two copies moved by a thirty-second of it.
-
-    A generator's pictures are not quite renders, and what an estimator says of them wavers.
-    """
-    step = max(1, views.shape[-1] // 32)
-    moved = [views, *(views.roll((way * step, way * step // 2), (2, 3)) for way in (1, -1))]
-    read_each = [[part.softmax(1) for part in split(read(estimator, some)).values()] for some in moved]
+def shown(estimator: Any, views: Sequence[Float[Tensor, "batch 3 size size"]]) -> Float[Tensor, "batch words"]:
+    """How probably each word shows in figures: mean over one or several views of them."""
+    read_each = [[part.softmax(1) for part in split(read(estimator, some)).values()] for some in views]
     return torch.stack([torch.cat(parts, 1) for parts in read_each]).mean(0)
 
 

@@ -169,7 +169,8 @@ def test_candidates_that_show_the_words_are_preferred(seeing):
     shares = []
     for count in (1, 4, 24):
         codes = seeing(attributes=wanted, candidates=count).codes
-        shares.append(float(share_shown(shown(seeing.estimator, seeing._fronts(codes[None])), wanted)))
+        views = [seeing._seen(codes[None], yaw) for yaw in (0.0, -30.0, 30.0)]
+        shares.append(float(share_shown(shown(seeing.estimator, views), wanted)))
     assert shares == sorted(shares) and shares[0] < shares[2]
 
 

@@ -41,8 +41,8 @@ def test_the_share_that_shows_is_the_mean_probability():
     assert attributes.share_shown(certain, {}).tolist() == [0.0, 0.0]
 
 
-def test_what_shows_is_read_in_moved_copies_too():
-    """An estimator that sees one bright pixel of the unmoved picture alone believes it by a third."""
+def test_what_shows_is_read_in_every_view():
+    """What an estimator sees in one of three views it believes by a third."""
 
     class Eye:
         def __call__(self, views):
@@ -51,8 +51,8 @@ def test_what_shows_is_read_in_moved_copies_too():
             words["smile"] = torch.cat([-99 * bright, 99 * bright], 1)
             return SimpleNamespace(words=words)
 
-    views = -torch.ones(1, 3, 32, 32)
-    views[:, :, 16, 16] = 1
+    views = [-torch.ones(1, 3, 32, 32) for _ in range(3)]
+    views[0][:, :, 16, 16] = 1
     smile = attributes.split(attributes.shown(Eye(), views))["smile"][0]
     torch.testing.assert_close(smile, torch.tensor([2 / 3, 1 / 3]))
 
