@@ -82,8 +82,8 @@ def _forward(prior: StylePrior, count: int) -> tuple[float, float]:
     statistics = prior.statistics
     with torch.device("meta"):
         code = torch.zeros(count, prior.tokens, len(statistics.w_mean))
-        known = [torch.zeros(count, len(mean)) for mean in (statistics.image_mean, statistics.text_mean)]
-        conditions = Conditions(*known, torch.zeros(count, attributes.NUMBERS), torch.zeros(count, len(CONDITIONS)))
+        lengths = len(statistics.image_mean), len(statistics.text_mean), attributes.NUMBERS, len(CONDITIONS)
+        conditions = Conditions(*(torch.zeros(count, length) for length in lengths))
         return watched(lambda: prior.denoiser(code, torch.zeros(count), conditions))
 
 
