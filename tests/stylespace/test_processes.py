@@ -67,7 +67,7 @@ def start(command: list[str], recipe: Path, out: Path, *more: str) -> subprocess
     return subprocess.Popen(
         [*command, "stylespace", "--config", str(recipe), "--run.out", str(out), *more],
         env=os.environ | {"PYTHON": sys.executable, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"},
-        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
     )  # fmt: skip
 
 
@@ -128,6 +128,12 @@ def test_the_steps_are_those_of_one_process_and_a_killed_run_resumes_to_the_same
     assert difference(whole, elsewhere, "loss") < 1e-4
 
 
+def family(pid: int) -> list[int]:
+    """A process and all that it started: the launcher puts those into groups of their own."""
+    children = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [pid, *(one for child in children for one in family(int(child)))]
+
+
 def kill_after_a_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
     """Its lines of progress fill the smallest of pipes: it waits for its reader, and cannot end before the kill."""
     assert process.stdout
@@ -136,7 +142,8 @@ def kill_after_a_checkpoint(process: subprocess.Popen[str], out: Path) -> None:
     while not (out / "latest.json").exists():
         words += (more := os.read(pipe, 80))
         assert more, words.decode()
-    os.killpg(process.pid, signal.SIGKILL)
+    for pid in family(process.pid):
+        os.kill(pid, signal.SIGKILL)
     process.communicate()
     assert not (out / "weights").exists()
 
