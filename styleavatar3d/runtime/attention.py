@@ -39,8 +39,8 @@ def attend(
     """softmax(query key^T / sqrt(width)) value for each head, by what `choose_attention` said."""
     if attention == "xformers":
         return require("xformers.ops", "gpu").memory_efficient_attention(query, key, value)
-    heads_first = (part.transpose(1, 2) for part in (query, key, value))
-    return F.scaled_dot_product_attention(*heads_first).transpose(1, 2)
+    query, key, value = (part.transpose(1, 2) for part in (query, key, value))
+    return F.scaled_dot_product_attention(query, key, value).transpose(1, 2)
 
 
 def _trouble_with_xformers(device: str, width: int, number: torch.dtype) -> str | None:

@@ -108,7 +108,7 @@ def connect(threads: int = 0, zero: bool = False) -> World:
     cpu = not torch.cuda.is_available()
     # with cpu=True accelerate leaves DeepSpeed out without a word, without a backend it believes each process alone
     options: dict[str, Any] = {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]} if cpu else {}
-    accelerator = Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options)
+    accelerator: Any = Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options)
     world = World(accelerator)
     if world.zero:  # else transformers would share out every network it loads, and wait for who loads none
         accelerator.state.deepspeed_plugin.dschf = None

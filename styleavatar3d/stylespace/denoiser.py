@@ -4,7 +4,7 @@ One token a slot. In w all slots are equal, so there is one token, nothing to at
 residual network. Time and conditions steer every layer through its norm, scale and gate.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float
@@ -72,7 +72,8 @@ class Denoiser(nn.Module):
 
         Returns which it is. Raises StyleAvatarError if xformers is asked for where it does not run, or in w.
         """
-        heads = self.blocks[0].heads
+        blocks: list[Any] = list(self.blocks)
+        heads = blocks[0].heads
         if choice == "xformers" and not heads:
             raise ConfigError(
                 "there is nothing to attend to in w", got="model.attention xformers with model.space w",
@@ -80,7 +81,7 @@ class Denoiser(nn.Module):
             )  # fmt: skip
         width = self.place.shape[1] // max(heads, 1)
         chosen = choose_attention(choice, self.place.device.type, width, number) if heads else "sdpa"
-        for block in self.blocks:
+        for block in blocks:
             block.attention = chosen
         return chosen
 
