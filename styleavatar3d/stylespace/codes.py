@@ -28,7 +28,7 @@ from styleavatar3d.stylespace.pairs import DROPPED, REASONS, Makers, describe_en
 from styleavatar3d.stylespace.statistics import Statistics, caption_likeness
 
 MANIFEST = "codes.json"
-LATER = ("text_encoder", "truncation", "filter")
+LATER = ("text_encoder", "truncation", "mixing", "filter")
 """settings that pairs of today may be without: `recipe_of`"""
 
 

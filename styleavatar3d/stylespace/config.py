@@ -2,7 +2,7 @@
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from styleavatar3d.config import RunConfig, Strict
 from styleavatar3d.runtime.attention import Attention
@@ -51,6 +51,8 @@ class CodesConfig(Strict):
     """without estimators: front-view captions of other figures to choose from"""
     truncation: float = Field(default=1.0, gt=0, le=2)
     """pulls codes towards the mean one: less varied, and fewer of them bad"""
+    mixing: float = Field(default=0.0, ge=0, le=1)
+    """share of codes that have the slots, from a random one on, of another (StyleGAN, section 3.1): model.space w+"""
     filter: FilterConfig | None = None
     """without it every code is kept"""
     chunk: int = Field(default=512, ge=1)
@@ -117,3 +119,9 @@ class StyleSpaceConfig(Strict):
     fleet: FleetConfig = FleetConfig(kind="inline")
     """who makes the pairs; training is started by `accelerate`"""
     track: StyleTrackConfig = StyleTrackConfig()
+
+    @model_validator(mode="after")
+    def _mixed_codes_have_slots(self) -> "StyleSpaceConfig":
+        if self.data.mixing and self.model.space == "w":
+            raise ValueError("data.mixing makes codes whose slots differ, which only model.space w+ can learn")
+        return self

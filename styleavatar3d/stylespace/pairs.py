@@ -15,6 +15,7 @@ from torch.nn import functional as F
 from styleavatar3d.assets import shipped
 from styleavatar3d.camera.cameras import orbit_labels
 from styleavatar3d.errors import StyleAvatarError
+from styleavatar3d.gan.generator import Generator, mix_styles
 from styleavatar3d.runtime.distributed import default_device
 from styleavatar3d.runtime.random import normal, uniform
 from styleavatar3d.shards.schema import Model
@@ -51,7 +52,6 @@ def load_makers(data: CodesConfig) -> Makers:
         )  # fmt: skip
     from styleavatar3d.encoders.estimators import Estimator
     from styleavatar3d.encoders.families import open_bridge
-    from styleavatar3d.gan.generator import Generator
 
     device, (pictures, words) = default_device(), _readers(data)
     clip = open_bridge(pictures.locate(data.offline), words.locate(data.offline) if data.text_encoder else "", device)
@@ -127,17 +127,34 @@ def _draw(
     makers: Makers, data: CodesConfig, seed: int, indices: Sequence[int], attempt: int = 0
 ) -> tuple[dict[str, Tensor], Renders]:
     """A draw of each index: its pair, and its render."""
-    generator, purpose = makers.generator, f"code {attempt}" if attempt else "code"
-    z = torch.cat([normal(seed, purpose, index, (1, generator.config.z_dim)) for index in indices])
-    codes = generator.mapping(z.to(generator.w_mean), data.truncation)
+    generator, codes = makers.generator, _codes(makers.generator, data, seed, indices, attempt)
     angles = _uniform_rows(seed, "front", indices, 2) * 2 - 1
     yaw, pitch = angles[:, 0] * data.yaw, angles[:, 1] * data.pitch
     rendering = generator.render(generator.planes(codes), orbit_labels(yaw, pitch), codes=codes)
     embeddings = _embed(makers.clip, rendering.image, data.crops, seed, indices)
-    pairs = {"codes": codes[:, :1].float(), "embeddings": embeddings.half()}
+    pairs = {"codes": (codes if data.mixing else codes[:, :1]).float(), "embeddings": embeddings.half()}
     if makers.estimator is not None:
         pairs |= _tell(makers, rendering.image, data.texts, seed, indices)
     return pairs, Renders(rendering.image, rendering.mask, yaw, pitch)
+
+
+def _codes(
+    generator: Generator, data: CodesConfig, seed: int, indices: Sequence[int], attempt: int
+) -> Float[Tensor, "batch slots w"]:
+    """Codes of the mapping network; some, if so configured, with the fine slots of another."""
+
+    def drawn(purpose: str) -> Tensor:
+        purpose = f"{purpose} {attempt}" if attempt else purpose
+        z = torch.cat([normal(seed, purpose, index, (1, generator.config.z_dim)) for index in indices])
+        return generator.mapping(z.to(generator.w_mean), data.truncation)
+
+    codes = drawn("code")
+    if not data.mixing:
+        return codes
+    chance, place = _uniform_rows(seed, f"mixing {attempt}", indices, 2).unbind(1)
+    slots = codes.shape[1]
+    first = torch.where(chance < data.mixing, 1 + (place * (slots - 1)).long(), slots)
+    return mix_styles(codes, drawn("other code"), first)
 
 
 def _wrong(makers: Makers, rule: FilterConfig, renders: Renders) -> Bool[Tensor, "batch 2"]:

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import pytest
 import tiny
+import torch
 
-from styleavatar3d.config import save_config, validate
+from styleavatar3d.config import ConfigError, save_config, validate
 from styleavatar3d.errors import Stopped, StyleAvatarError
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.stylespace import codes
@@ -84,6 +85,19 @@ def test_workers_make_what_one_process_makes(models: Path, tmp_path: Path, quiet
         == quiet["chunks"]
         == [f"{made['recipe']}/{first:08d}.safetensors" for first in range(0, COUNT, CHUNK)]
     )
+
+
+def test_mixed_codes_have_the_fine_slots_of_another(models: Path, tmp_path: Path):
+    plain = config(models, tmp_path / "plain")
+    tree = config(models, tmp_path / "mixed").model_dump()
+    tree["data"]["mixing"] = 0.5
+    with pytest.raises(ConfigError, match=r"only model.space w\+"):
+        validate(StyleSpaceConfig, tree)
+    tree["model"]["space"] = "w+"
+    mixed = validate(StyleSpaceConfig, tree)
+    found, codes_of_one = (codes.make(one) and codes.load(one.data.codes)[1]["codes"] for one in (mixed, plain))
+    assert torch.equal(found[:, :1], codes_of_one)
+    assert 0.2 < (found[:, 0] != found[:, -1]).any(1).float().mean() < 0.8
 
 
 def test_a_lost_chunk_is_made_again_and_nothing_else(models: Path, tmp_path: Path, quiet: dict):
