@@ -1,4 +1,4 @@
-"""What learns: averages beside Adam's moments, parts of tensors. (Under real processes: tests/stylespace/test_processes.py)"""
+"""What learns: averages beside the moments, parts of tensors. (Real processes: tests/stylespace/test_processes.py)"""
 
 import pytest
 import torch
