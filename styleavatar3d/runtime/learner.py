@@ -178,7 +178,7 @@ class ZeroLearner(Learner):
             write_state, write = tools.safe_set_full_optimizer_state, tools.safe_set_full_fp32_param
         else:  # its setters of whole tensors fail where the processes do not divide one
             write_state, write = tools.safe_set_local_optimizer_state, tools.safe_set_local_fp32_param
-            value = _part(value, self.world)
+            value = part(value, self.world)
         write_state(parameter, value, slot) if slot else write(parameter, value)
 
 
@@ -187,7 +187,7 @@ def learner(network: nn.Module, optimizer: AveragedAdamW, world: World, **settin
     return (ZeroLearner if world.zero else Learner)(network, optimizer, world, **settings)
 
 
-def _part(whole: Tensor, world: World) -> Tensor:
+def part(whole: Tensor, world: World) -> Tensor:
     """This process's part of a tensor, flat; parts are equally long, the last ones are filled up with zeros."""
     length = -(-whole.numel() // world.size)
     padded = nn.functional.pad(whole.flatten(), (0, length * world.size - whole.numel()))
