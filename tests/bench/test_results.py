@@ -53,7 +53,7 @@ def test_tables_of_bench_become_sections(folder: Path) -> None:
     told = {"count": 1000, "behind": 250, "seed": 0, "rows": rows, "claims": claims}
     (folder / "tables" / "ablation.json").write_text(json.dumps(told))
     page = Path(results.write(folder, folder / "results.md")["page"]).read_text()
-    assert "1000 pictures a row of the same held-out figures, 250 of them from behind, seed 0" in page
+    assert "1000 pictures a row of the same held-out figures, 250 of them from behind,\nseed 0" in page
     assert "| row | faces on backs |" in page and "| renders | 0.0 |" in page and "| depth, view words |  |" in page
     assert "| hybrid: better | 0.1 | holds |" in page
     (folder / "tables" / "ablation.json").write_text('{"count": 3}')
