@@ -32,10 +32,10 @@ SECTIONS = {
     ),
     "stylespace": Section(
         "What the style prior is worth",
-        "`bench stylespace --count {count} --seed {seed}`, by the judge. First: share of avatars nearer to their own\n"
-        "picture than to {count} - 1 others. W error: from the code behind the picture, root mean square in standard\n"
-        "units; beside it the nearest of {others} codes. A change keeps the identity where the avatar is nearest to its\n"
-        "own start. Diversity: mean 1 - cosine in the tiny CLIP between seeds.",
+        "`bench stylespace --count {count} --seed {seed}`, by the judge. First: share of avatars that are nearest to\n"
+        "their own picture among all {count}. W error: from the code behind the picture, root mean square in standard\n"
+        "units; beside it the nearest of {others} codes. A change keeps the identity where the avatar is nearest to\n"
+        "its own start. Diversity: mean 1 - cosine in the tiny CLIP between seeds.",
         ("pictures", "prompts", "edits", "diversity", "latency"),
     ),
     "generators": Section(

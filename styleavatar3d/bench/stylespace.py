@@ -13,7 +13,19 @@ from styleavatar3d.assets import assets
 from styleavatar3d.bench.evaluate_prior import numbers
 from styleavatar3d.bench.held_out import show
 from styleavatar3d.bench.stylespace_measures import (
-    EDITS, OWN, PICTURES, PROMPTS, RUNS, SEEDS, SIZE, VIEWS, Edit, Job, StyleSpace, asked, distance,
+    EDITS,
+    OWN,
+    PICTURES,
+    PROMPTS,
+    RUNS,
+    SEEDS,
+    SIZE,
+    VIEWS,
+    Edit,
+    Job,
+    StyleSpace,
+    asked,
+    distance,
 )  # fmt: skip
 from styleavatar3d.bench.stylespace_methods import OF_PICTURES, OF_PROMPTS
 from styleavatar3d.bench.workers import fill
@@ -50,7 +62,9 @@ def run(
     """
     if count < 2 or inversions < 0 or workers < 1:
         got = f"count {count}, inversions {inversions}, workers {workers}"
-        raise StyleAvatarError("this measures nothing", got=got, expected="count of at least 2, inversions 0, workers 1")
+        raise StyleAvatarError(
+            "this measures nothing", got=got, expected="count of at least 2, inversions 0, workers 1"
+        )
     job = Job(f"{out}/measured", count, seed, model or str(assets() / "data" / "miniature"), inversions)
     space = StyleSpace(job)
     others, name = other_codes(space, codes)

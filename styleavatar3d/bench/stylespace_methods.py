@@ -17,7 +17,7 @@ from styleavatar3d.runtime.random import normal
 Method = Callable[[Any, Request], Avatar]
 """of a pipeline and a request with a seed"""
 RANDOM, FIT_STEPS = 64, 200
-_RATE, _ALIKE = 0.1, 0.3
+_RATE, _ALIKE = 0.05, 0.3
 """of Adam, in standard units of the codes; and what a cosine of one is worth in differences of colour (0 to 2)"""
 
 
@@ -35,7 +35,8 @@ def sampled(pipeline: Any, request: Request, steps: int) -> Avatar:
 def inverted(pipeline: Any, request: Request, steps: int = FIT_STEPS) -> Avatar:
     """A code fitted to the request's picture, from the mean code: colours, and what CLIP sees in the front view."""
     generator, statistics = pipeline.generator, pipeline.prior.statistics
-    picture = read_picture(request.image, generator.config.image_resolution)[None].to(generator.w_mean)
+    given: Any = request.image
+    picture = read_picture(given, generator.config.image_resolution)[None].to(generator.w_mean)
     wanted = statistics.image(pipeline.clip.images(picture))
     front = generator.orbit(torch.zeros(1), torch.zeros(1)).to(picture)
     standard = torch.zeros_like(statistics.w_mean)[None, None].requires_grad_()

@@ -20,7 +20,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.runtime.random import normal
 
-COUNT = 3
+COUNT = 2
 
 
 @pytest.fixture(scope="module")
@@ -107,6 +107,7 @@ def test_distance_is_that_of_pairs():
 
 
 def test_what_measures_nothing_is_refused(tmp_path: Path):
-    for wrong in ({"count": 1}, {"inversions": -1}, {"workers": 0}):
+    wrongs: list[dict[str, Any]] = [{"count": 1}, {"inversions": -1}, {"workers": 0}]
+    for wrong in wrongs:
         with pytest.raises(StyleAvatarError, match="measures nothing"):
             stylespace.run(str(tmp_path), **wrong)
