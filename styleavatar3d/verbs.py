@@ -41,6 +41,7 @@ def generate(
     truncation: float | None = None,
     guidance: float = 3.0,
     candidates: int = 48,
+    steps: int = 8,
     seed: int = 0,
     size: int = 128,
     mesh: int = 128,
@@ -62,6 +63,7 @@ def generate(
         truncation: pull codes towards the mean: 1 varied, 0 the mean avatar (default: 0.9, of seeds 0.7)
         guidance: classifier-free guidance of the style prior
         candidates: codes drawn per avatar; the one nearest to what was asked for is kept
+        steps: of the style prior, from noise to a code
         seed: seed of the draws
         size: side of the pictures in pixels
         mesh: voxels along a side of the mesh grid; 0 for no GLB
@@ -72,7 +74,8 @@ def generate(
     return generate(
         prompts=list(prompt), images=list(image), seeds=parse_seeds(seeds), out=out, model=model or None, size=size,
         mesh=mesh, table=table, attributes=parse_attributes(attributes), negative=negative, start=start,
-        strength=strength, number=number, truncation=truncation, guidance=guidance, candidates=candidates, seed=seed,
+        strength=strength, number=number, truncation=truncation, guidance=guidance, candidates=candidates, steps=steps,
+        seed=seed,
     )  # fmt: skip
 
 
@@ -383,6 +386,31 @@ def ablation(out: str = "runs/ablation", count: int = 1000, seed: int = 0, model
     return run(out, count, seed, model, workers=workers)
 
 
+def style_space(
+    out: str = "runs/bench/stylespace",
+    count: int = 100,
+    seed: int = 1,
+    model: str = "",
+    codes: str = "",
+    inversions: int = 20,
+    workers: int = 1,
+) -> Result:
+    """What the style prior is worth beside ranked random codes and a fit: pictures, prompts, edits, diversity, latency.
+
+    Args:
+        out: folder of what was measured and of stylespace.json; the same command resumes
+        count: pictures, prompts and avatars of each table
+        seed: of figures and codes
+        model: pipeline folder with judge/ (default: the shipped weights)
+        codes: folder of `train codes`, to tell how often the prior repeats a code that it was trained on
+        inversions: pictures to which a code is fitted too, which takes a minute each; 0 for none
+        workers: processes that measure
+    """
+    from styleavatar3d.bench.stylespace import run
+
+    return run(out, count, seed, model, codes, inversions, workers)
+
+
 def gan_ablation(
     out: str = "runs/gan-ablation",
     seeds: int = 2,
@@ -450,5 +478,6 @@ VERBS: dict[str, Callable[..., Result | None]] = {
     "bench": bench,
     "bench ablation": ablation,
     "bench gan-ablation": gan_ablation,
+    "bench stylespace": style_space,
     "doctor": doctor,
 }

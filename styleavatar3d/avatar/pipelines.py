@@ -103,6 +103,7 @@ class AvatarPipeline:
         start: Avatar | Sequence[Avatar] | None = None,
         strength: float = 0.6,
         number: int = 1,
+        steps: int = 8,
     ) -> Avatar | list[Avatar]:
         """An avatar; a list of as many as there are prompts, pictures, seeds ... in a list, times `number`.
 
@@ -111,7 +112,7 @@ class AvatarPipeline:
         """
         asked = {"prompt": prompt, "image": image, "seed": seed, "attributes": attributes or {}, "start": start}
         settings = {"truncation": truncation, "guidance": guidance, "candidates": candidates, "negative": negative}
-        requests, several = spread(asked | settings | {"strength": strength, "number": number})
+        requests, several = spread(asked | settings | {"strength": strength, "number": number, "steps": steps})
         made = [avatar for request in requests for avatar in self.make(request)]
         return made if several or number > 1 else made[0]
 
@@ -123,6 +124,11 @@ class AvatarPipeline:
             return [self._from_seed(seed, request) for seed in seeds]
         goal = self._goal(request)
         return [self._from_goal(goal, seed, request) for seed in seeds]
+
+    @torch.inference_mode()
+    def choose(self, request: Request, codes: Float[Tensor, "candidates slots w"]) -> Avatar:
+        """The avatar of the one of these codes that comes nearest to a request, ranked as what the prior draws is."""
+        return self._chosen(self._goal(request), codes, request.seed or 0, request)
 
     @torch.inference_mode()
     def _from_seed(self, seed: int, request: Request) -> Avatar:
@@ -171,13 +177,17 @@ class AvatarPipeline:
         prior, count = _loaded(self.prior), request.candidates
         start = request.start
         codes = prior.sample(
-            self._conditions(goal, count), request.guidance, seed,
+            self._conditions(goal, count), request.guidance, seed, request.steps,
             unwanted=self._unwanted(request.negative, count),
             start=None if start is None else start.codes[None].expand(count, -1, -1).to(self.generator.w_mean),
             strength=request.strength,
         )  # fmt: skip
         if start is None:
             codes = self.generator.w_mean + request.pull * (codes - self.generator.w_mean)
+        return self._chosen(goal, codes, seed, request)
+
+    def _chosen(self, goal: Goal, codes: Float[Tensor, "candidates slots w"], seed: int, request: Request) -> Avatar:
+        prior = _loaded(self.prior)
         best, near = self._nearest(goal, codes)
         about = request.told() | {"seed": seed, "likeness": round(near, 4)}
         if request.image is not None and prior.strangers is not None and near < prior.strangers:

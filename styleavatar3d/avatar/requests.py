@@ -20,7 +20,10 @@ from styleavatar3d.stylespace.diffusion import Guidance
 
 SEED_TRUNCATION, TRUNCATION = 0.7, 0.9
 """of plain draws, and of what follows a condition, which the prior has drawn towards the likely already"""
-_NUMBERS = {"seed": int, "number": int, "candidates": int, "truncation": float, "strength": float, "guidance": float}
+_NUMBERS = {
+    "seed": int, "number": int, "candidates": int, "steps": int, "truncation": float, "strength": float,
+    "guidance": float,
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,8 @@ class Request:
     attributes, e.g. {"image": 1.5, "text": 3}"""
     candidates: int = 48
     """codes drawn for each avatar; the one whose front view is nearest to what was asked for is kept"""
+    steps: int = 8
+    """from pure noise to a code; more of them take longer"""
 
     def __post_init__(self):
         checked(self.attributes)
@@ -70,12 +75,13 @@ class Request:
             )
         truncation = 1.0 if self.truncation is None else self.truncation
         fits = 0 <= truncation <= 2 and 1 <= self.candidates <= 256 and 1 <= self.number <= 256
-        if not fits or not 0 < self.strength <= 1:
+        if not fits or not 0 < self.strength <= 1 or not 1 <= self.steps <= 1000:
             raise StyleAvatarError(
                 "these settings are out of range",
                 got=f"truncation {truncation}, candidates {self.candidates}, number {self.number}, "
-                f"strength {self.strength}",
-                expected="truncation in [0, 2], candidates and number in [1, 256], strength in (0, 1]",
+                f"strength {self.strength}, steps {self.steps}",
+                expected="truncation in [0, 2], candidates and number in [1, 256], strength in (0, 1], "
+                "steps in [1, 1000]",
             )
 
     @property
@@ -96,7 +102,7 @@ class Request:
         if self.start is not None:
             about |= {"start": self.start.provenance.get("request", {}), "strength": self.strength}
         guidance = dict(self.guidance) if isinstance(self.guidance, Mapping) else self.guidance
-        settings = {"truncation": self.pull, "guidance": guidance, "candidates": self.candidates}
+        settings = {"truncation": self.pull, "guidance": guidance, "candidates": self.candidates, "steps": self.steps}
         return about | settings | {"seed": self.seed or 0}
 
     @property

@@ -30,6 +30,14 @@ SECTIONS = {
         "the spread (standard deviation).",
         ("summary",),
     ),
+    "stylespace": Section(
+        "What the style prior is worth",
+        "`bench stylespace --count {count} --seed {seed}`, by the judge. First: share of avatars that are nearest to\n"
+        "their own picture among all {count}. W error: from the code behind the picture, root mean square in standard\n"
+        "units; beside it the nearest of {others} codes. A change keeps the identity where the avatar is nearest to\n"
+        "its own start. Diversity: mean 1 - cosine in the tiny CLIP between seeds.",
+        ("pictures", "prompts", "edits", "diversity", "latency"),
+    ),
     "generators": Section(
         "The generators that shipped",
         "`evaluate --seed {seed}` of each: {samples} samples, tiny-CLIP features; {avatars} avatars from eight sides.",

@@ -59,6 +59,10 @@ class Encoder(ABC):
     @torch.no_grad()
     def images(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
         """Embeddings of square pictures in [-1, 1] of any size."""
+        return self.traced(images)
+
+    def traced(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
+        """The same with a way back for gradients."""
         if images.ndim != 4 or images.shape[1] != 3 or images.shape[2] != images.shape[3]:
             shape = tuple(images.shape)
             raise StyleAvatarError("not a batch of square pictures", got=shape, expected="[batch, 3, n, n]")

@@ -45,7 +45,8 @@ class BridgedEncoder:
             )
         self.pictures, self.words = pictures, words
         self.dim, self.text_dim = pictures.dim, words.dim
-        self.images, self.texts, self.check, self.unknown = pictures.images, words.texts, words.check, words.unknown
+        self.images, self.traced = pictures.images, pictures.traced
+        self.texts, self.check, self.unknown = words.texts, words.check, words.unknown
 
     @property
     def identity(self) -> dict[str, str]:

@@ -114,8 +114,8 @@ def precision_recall(
     return PrecisionRecall(_share_among(fake, real, neighbours), _share_among(real, fake, neighbours))
 
 
-def top1_retrieval(queries: Float[Tensor, "count width"], answers: Float[Tensor, "count width"]) -> float:
-    """Share of queries whose most similar answer (cosine) is the one of the same index; chance is 1 / count."""
+def top1_retrieval(queries: Float[Tensor, "queries width"], answers: Float[Tensor, "answers width"]) -> float:
+    """Share of queries whose most similar answer (cosine) is the one of the same index; chance is 1 / answers."""
     queries, answers = (torch.nn.functional.normalize(x, dim=1) for x in (queries, answers))
     return ((queries @ answers.T).argmax(1) == torch.arange(len(queries))).double().mean().item()
 

@@ -51,16 +51,23 @@ class Judge(nn.Module):
 
     def forward(self, images: Float[Tensor, "batch 3 64 64"]) -> dict[str, Float[Tensor, "batch numbers"]]:
         """Pictures in [-1, 1] -> logits of every name of `ANSWERS`."""
-        x = self.blocks(self.stem(images.contiguous(memory_format=torch.channels_last)))
-        numbers = self.answer(torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1))
+        numbers = self.answer(self.pooled(images))
         return dict(zip(ANSWERS, numbers.split(list(ANSWERS.values()), 1), strict=True))
+
+    def pooled(self, images: Float[Tensor, "batch 3 64 64"]) -> Float[Tensor, "batch features"]:
+        """What every answer is read from."""
+        x = self.blocks(self.stem(images.contiguous(memory_format=torch.channels_last)))
+        return torch.cat([x.mean((2, 3)), x.amax((2, 3))], 1)
+
+    @torch.no_grad()
+    def features(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch features"]:
+        """`pooled` of pictures of any size, in [-1, 1]: how alike two figures are."""
+        return torch.cat([self.pooled(some) for some in _small(images).split(_AT_ONCE)])
 
     @torch.no_grad()
     def judge(self, images: Float[Tensor, "batch 3 height width"]) -> Judgement:
         """What is seen in pictures of any size, in [-1, 1]."""
-        if images.shape[-1] != 64:
-            images = F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
-        parts = [self(some) for some in images.split(_AT_ONCE)]
+        parts = [self(some) for some in _small(images).split(_AT_ONCE)]
         logits = {name: torch.cat([part[name] for part in parts]) for name in ANSWERS}
         best = {name: logits[name].argmax(1).tolist() for name in WORDS}
         words = [{name: WORDS[name][best[name][i]] for name in WORDS} for i in range(len(images))]
@@ -103,6 +110,12 @@ class Residual(nn.Module):
     def forward(self, x: Float[Tensor, "batch inside height width"]) -> Float[Tensor, "batch outside rows columns"]:
         y = self.conv2(F.relu(self.norm2(self.conv1(F.relu(self.norm1(x))))))
         return y + self.shortcut(F.avg_pool2d(x, 2) if self.stride == 2 else x)
+
+
+def _small(images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch 3 64 64"]:
+    if images.shape[-1] == 64:
+        return images
+    return F.interpolate(images, (64, 64), mode="bilinear", antialias=True)
 
 
 def yaw_bins(yaw: Float[Tensor, "batch"]) -> Float[Tensor, "batch directions"]:

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from jaxtyping import Bool, Float
+from jaxtyping import Bool, Shaped
 from torch import Tensor
 
 from styleavatar3d.errors import StyleAvatarError
@@ -108,7 +108,7 @@ class FeatureStore:
             )  # fmt: skip
         return (self.read(number)[name] for number in self.parts)
 
-    def gather(self, name: str) -> Float[Tensor, "count ..."]:
+    def gather(self, name: str) -> Shaped[Tensor, "count ..."]:
         """One tensor of all pictures."""
         return torch.cat(list(self.stream(name)))
 

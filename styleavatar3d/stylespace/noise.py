@@ -79,13 +79,15 @@ class NoiseSchedule:
         strength: float = 1.0,
         name: str = "",
     ) -> Float[Tensor, "batch tokens w"]:
-        """Codes without noise, in `steps` calls of `predict`; from `start` only the last `strength` of the way."""
+        """Codes without noise, in `steps` calls of `predict`; from `start` only the last `strength` of the way, which
+        may have fewer times than that."""
         scheduler = self.scheduler(name)
-        scheduler.set_timesteps(steps if start is None else max(steps, round(steps / strength)), device=noise.device)
+        whole = steps if start is None else min(round(steps / strength), TIMES)
+        scheduler.set_timesteps(whole, device=noise.device)
         times = scheduler.timesteps
         code = noise * getattr(scheduler, "init_noise_sigma", 1.0)
         if start is not None:
-            times = times[len(times) - min(steps, len(times)) :]
+            times = times[-max(round(whole * strength), 1) :]
             code = scheduler.add_noise(start, noise, times[:1].expand(len(noise)))
             if hasattr(scheduler, "set_begin_index"):
                 scheduler.set_begin_index(len(scheduler.timesteps) - len(times))

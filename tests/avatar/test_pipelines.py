@@ -13,6 +13,7 @@ from PIL import Image
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.generate import export, generate
 from styleavatar3d.avatar.pipelines import AvatarPipeline
+from styleavatar3d.avatar.requests import Request
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.stylespace.attributes import share_shown, shown
@@ -61,6 +62,15 @@ def test_seeds_are_stable_and_truncation_leads_to_the_mean(pipeline, folder):
 def test_more_candidates_never_lower_the_likeness(pipeline):
     likeness = [pipeline(prompt=PROMPT, candidates=count).provenance["request"]["likeness"] for count in (1, 4, 16)]
     assert likeness == sorted(likeness)
+
+
+def test_codes_from_elsewhere_are_ranked_like_candidates(pipeline):
+    codes = torch.stack([pipeline(seed=seed, truncation=1.0).codes for seed in range(4)])
+    request = Request(prompt=PROMPT)
+    near = [pipeline.choose(request, code[None]).provenance["request"]["likeness"] for code in codes]
+    best = pipeline.choose(request, codes)
+    torch.testing.assert_close(best.codes, codes[near.index(max(near))])
+    assert best.provenance["request"]["likeness"] == pytest.approx(max(near), abs=1e-3)
 
 
 def test_views_cameras_and_sizes(pipeline):
@@ -124,7 +134,7 @@ def test_everything_that_is_given_is_followed_together(pipeline, seeing):
     alone = pipeline(**settings)
     for more in (
         {"image": picture}, {"attributes": {"hair": "long"}}, {"negative": "a beard"}, {"guidance": 1.0},
-        {"guidance": {"text": 6.0}}, {"seed": 4},
+        {"guidance": {"text": 6.0}}, {"seed": 4}, {"steps": 3},
     ):  # fmt: skip
         assert not torch.allclose(pipeline(**settings, **more).codes, alone.codes, atol=1e-4), more
     torch.testing.assert_close(pipeline(**settings, seed=0).codes, alone.codes)

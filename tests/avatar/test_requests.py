@@ -20,6 +20,7 @@ from styleavatar3d.errors import StyleAvatarError
         {"prompt": "a man", "candidates": 0},
         {"prompt": "a man", "number": 0},
         {"prompt": "a man", "strength": 0.0},
+        {"prompt": "a man", "steps": 0},
     ],
 )
 def test_requests_that_mean_nothing_are_refused(asked):

@@ -88,6 +88,19 @@ def test_edm_scales_as_diffusers_does():
     assert abs(noisy.std() - 1) < 0.1 and abs(answer.std() - 1) < 0.1
 
 
+@pytest.mark.parametrize("prediction", PREDICTIONS)
+@pytest.mark.parametrize(("steps", "strength", "calls"), [(8, 0.6, 8), (8, 0.01, 8), (50, 0.01, 10), (1000, 0.6, 600)])
+def test_a_short_way_back_has_no_more_steps_than_times(prediction, steps, strength, calls):
+    told = []
+
+    def predict(noisy, time):
+        told.append(time)
+        return 0.1 * noisy
+
+    found = NoiseSchedule(prediction).walk_back(predict, NOISE, steps, start=CODES, strength=strength)
+    assert len(told) == calls and found.isfinite().all()
+
+
 def test_no_noise_at_all_leaves_the_start_and_schedules_do_not_mix():
     schedule = NoiseSchedule("v_prediction")
     scheduler = schedule.scheduler()
