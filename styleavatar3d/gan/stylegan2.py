@@ -6,7 +6,7 @@ names that published weights have (`conv0.affine.weight`), so a state dict needs
 
 import math
 from collections.abc import Iterator
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +41,12 @@ class FullyConnectedLayer(nn.Module):
         self.gain, self.lr_multiplier, self.activation = lr_multiplier / math.sqrt(inputs), lr_multiplier, activation
 
     def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        weight = (self.weight * self.gain).to(x.dtype)
-        bias = None if self.bias is None else (self.bias * self.lr_multiplier).to(x.dtype)
-        if self.activation == "linear":
-            return F.linear(x, weight, bias)
-        return bias_act(F.linear(x, weight), bias, act=self.activation)
+        weight = self.weight.t().to(x.dtype)
+        if self.bias is None:
+            y = (x * self.gain) @ weight
+        else:
+            y = torch.addmm(self.bias.to(x.dtype), x, weight, beta=self.lr_multiplier, alpha=self.gain)
+        return y if self.activation == "linear" else bias_act(y, act=self.activation)
 
 
 class Conv2dLayer(nn.Module):
@@ -89,20 +90,24 @@ def modulated_convolution(
     kernel: Float[Tensor, "..."] | None = None,
     demodulate: bool = True,
     correlate: bool = True,
+    **finish: Any,
 ) -> Float[Tensor, "batch out rows columns"]:
     """Convolution with weights scaled per sample by styles, each filter then normalised (equations 1 and 3).
 
     The input is scaled instead of the weight, and the result instead of the filter, so one weight serves the batch.
+    `finish` is what `bias_act` does with the result.
     """
-    scaled = x * styles.to(x.dtype)[:, :, None, None]
     y = resampled_convolution(
-        scaled, weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
+        bias_act(x, scale=styles), weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
     )
-    if demodulate:
-        table = weight.square().sum((2, 3))
-        scale = (F.linear(styles.square(), table) + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
-        return y * scale if noise is None else torch.addcmul(noise.to(x.dtype), y, scale)
-    return y if noise is None else y + noise.to(x.dtype)
+    return bias_act(y, scale=demodulation(weight, styles) if demodulate else None, noise=noise, **finish)
+
+
+def demodulation(
+    weight: Float[Tensor, "out in kernel kernel"], styles: Float[Tensor, "batch in"]
+) -> Float[Tensor, "batch out"]:
+    """1 / norm of each filter once the styles have scaled it."""
+    return (F.linear(styles.square(), weight.square().sum((2, 3))) + 1e-8).rsqrt()
 
 
 class SynthesisLayer(nn.Module):
@@ -127,12 +132,11 @@ class SynthesisLayer(nn.Module):
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"], noise: Noise = "const",
         gain: float = 1.0,
     ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
-        y = modulated_convolution(
+        return modulated_convolution(
             x, self.weight, self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
-            kernel=self.resample_filter, correlate=self.up == 1,
+            kernel=self.resample_filter, correlate=self.up == 1, bias=self.bias, act="lrelu",
+            gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
         )  # fmt: skip
-        clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(y, self.bias, act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=clamp)
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w)
@@ -162,8 +166,9 @@ class ToRGBLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"]
     ) -> Float[Tensor, "rows outputs height width"]:
-        y = modulated_convolution(x, self.weight, self.styles(w), demodulate=False)
-        return bias_act(y, self.bias, clamp=self.clamp)
+        return modulated_convolution(
+            x, self.weight, self.styles(w), demodulate=False, bias=self.bias, clamp=self.clamp
+        )
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w) * self.gain

@@ -153,10 +153,18 @@ def _upfirdn2d(
         y = upfirdn2d_reference(x, kernel, up=up, down=down, padding=padding, flip=flip, gain=gain)
     elif up == [1, 1]:
         weight = _passes(kernel, flip, gain, x)[0].expand(x.shape[1], 1, -1, -1)
-        y = F.conv2d(F.pad(x, padding), weight, stride=down[::-1], groups=x.shape[1])
+        around, x = _symmetric(x, padding)
+        y = F.conv2d(x, weight, stride=down[::-1], padding=around, groups=x.shape[1])
     else:
         y = _spread(x, _passes(kernel, not flip, gain, x)[0], up, padding)[:, :, :: down[1], :: down[0]]
     return y.contiguous(memory_format=_layout(x))
+
+
+def _symmetric(x: Tensor, padding: list[int]) -> tuple[list[int], Tensor]:
+    """Rows and columns around that a convolution itself can add, and x with the padding that it cannot."""
+    left, right, top, bottom = padding
+    around = [top, left] if left == right >= 0 and top == bottom >= 0 else [0, 0]
+    return around, x if any(around) or not any(padding) else F.pad(x, padding)
 
 
 def _spread(x: Tensor, taps: Tensor, up: list[int], padding: list[int]) -> Tensor:
