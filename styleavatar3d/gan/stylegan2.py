@@ -166,9 +166,7 @@ class ToRGBLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"]
     ) -> Float[Tensor, "rows outputs height width"]:
-        return modulated_convolution(
-            x, self.weight, self.styles(w), demodulate=False, bias=self.bias, clamp=self.clamp
-        )
+        return modulated_convolution(x, self.weight, self.styles(w), demodulate=False, bias=self.bias, clamp=self.clamp)
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w) * self.gain

@@ -55,7 +55,8 @@ def upfirdn2d(
     Pairs are (horizontal, vertical); padding is one number, a pair or (left, right, top, bottom), negative to crop.
     Filtering is true convolution; `flip` makes it correlation. The kernel gets no gradient.
     """
-    return torch.ops.styleavatar3d.upfirdn2d(x, kernel, _pair(up), _pair(down), sides(padding), flip, float(gain))
+    settings = _pair(up), _pair(down), sides(padding), flip, float(gain)
+    return (torch.ops.styleavatar3d.upfirdn2d if torch.is_grad_enabled() else _resampled)(x, kernel, *settings)
 
 
 def upfirdn2d_reference(
@@ -145,8 +146,7 @@ def _passes(kernel: Tensor | None, flip: bool, gain: float, like: Tensor) -> lis
 # --- the operator ---
 
 
-@torch.library.custom_op("styleavatar3d::upfirdn2d", mutates_args=())
-def _upfirdn2d(
+def _resampled(
     x: Tensor, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int], flip: bool, gain: float
 ) -> Tensor:
     if kernel is not None and kernel.ndim == 1:
@@ -158,6 +158,9 @@ def _upfirdn2d(
     else:
         y = _spread(x, _passes(kernel, not flip, gain, x)[0], up, padding)[:, :, :: down[1], :: down[0]]
     return y.contiguous(memory_format=_layout(x))
+
+
+_upfirdn2d = torch.library.custom_op("styleavatar3d::upfirdn2d", _resampled, mutates_args=())
 
 
 def _symmetric(x: Tensor, padding: list[int]) -> tuple[list[int], Tensor]:

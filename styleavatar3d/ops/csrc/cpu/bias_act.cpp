@@ -7,7 +7,6 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
@@ -33,6 +32,8 @@ struct Size {
   static at::MemoryFormat layout(const Tensor& x) {
     return x.dim() == 4 ? at::MemoryFormat::ChannelsLast : at::MemoryFormat::Contiguous;
   }
+  // of one picture too the strides say channels last, which convolutions go by
+  static Tensor like(const Tensor& x) { return at::empty(x.sizes(), x.options(), layout(x)); }
   int64_t grain() const { return GRAIN * PARTS / (pixels * channels + 1) + 1; }
 };
 
@@ -57,7 +58,7 @@ Tensor bias_act(const Tensor& x, const MaybeTensor& bias, const MaybeTensor& sca
   const Tensor biases = rows(bias, at::zeros({size.channels}, x.options()));
   const Tensor scales = rows(scale, at::ones({size.channels}, x.options()));
   const Tensor noises = rows(noise, at::zeros({1}, x.options()));
-  Tensor result = at::empty_like(x);
+  Tensor result = size.like(x);
   const float *in = x.const_data_ptr<float>(), *b = biases.const_data_ptr<float>();
   const float *s = scales.const_data_ptr<float>(), *n = noises.const_data_ptr<float>();
   float* out = result.mutable_data_ptr<float>();
@@ -82,7 +83,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bias_act_backward(const Tensor& gradi
   const Size size(gradient);
   const Curve curve(alpha, gain, clamp);
   const Tensor scales = rows(scale, at::ones({size.channels}, gradient.options()));
-  Tensor to_x = at::empty_like(gradient);
+  Tensor to_x = size.like(gradient);
   Tensor to_noise = at::empty({wants_noise ? size.images : 0, 1, gradient.size(-2), gradient.size(-1)},
                              gradient.options());
   Tensor sums = at::zeros({2, size.images, PARTS, size.channels}, gradient.options());
