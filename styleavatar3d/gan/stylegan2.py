@@ -5,7 +5,7 @@ names that published weights have (`conv0.affine.weight`), so a state dict needs
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any, Literal
 
 import torch
@@ -78,6 +78,40 @@ class Conv2dLayer(nn.Module):
         return bias_act(y, self.bias, act=self.activation, gain=self.activation_gain * gain, clamp=clamp)
 
 
+class Kept:
+    """What depends on one weight alone: made anew for gradients and when the weight has changed, else remembered."""
+
+    def __init__(self, make: Callable[[Tensor], Tensor]):
+        self.make, self.kept = make, None
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        if torch.is_grad_enabled() or weight.is_inference():
+            return self.make(weight)
+        kept, state = self.kept, (weight.data_ptr(), weight._version, weight.dtype)
+        if kept is None or kept[0] is not weight or kept[1] != state:
+            self.kept = kept = weight, state, self.make(weight)
+        return kept[2]
+
+    def __reduce__(self):
+        """Copies remember nothing: their weights are counted anew."""
+        return Kept, (self.make,)
+
+
+def power(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in"]:
+    """Sum of squares of each kernel."""
+    return weight.square().sum((2, 3))
+
+
+def channels_last(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in kernel kernel"]:
+    """The weight as convolutions of pictures with channels last read it."""
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def transposed_channels_last(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in kernel kernel"]:
+    """The same for transposed convolutions, which have inputs and outputs exchanged."""
+    return channels_last(weight.transpose(0, 1)).transpose(0, 1)
+
+
 def modulated_convolution(
     x: Float[Tensor, "batch in height width"],
     weight: Float[Tensor, "out in kernel kernel"],
@@ -90,24 +124,24 @@ def modulated_convolution(
     kernel: Float[Tensor, "..."] | None = None,
     demodulate: bool = True,
     correlate: bool = True,
+    table: Float[Tensor, "out in"] | None = None,
     **finish: Any,
 ) -> Float[Tensor, "batch out rows columns"]:
     """Convolution with weights scaled per sample by styles, each filter then normalised (equations 1 and 3).
 
     The input is scaled instead of the weight, and the result instead of the filter, so one weight serves the batch.
-    `finish` is what `bias_act` does with the result.
+    `finish` is what `bias_act` does with the result; `table` is the weight's `power`, if it is known.
     """
     y = resampled_convolution(
         bias_act(x, scale=styles), weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
     )
-    return bias_act(y, scale=demodulation(weight, styles) if demodulate else None, noise=noise, **finish)
+    scale = demodulation(power(weight) if table is None else table, styles) if demodulate else None
+    return bias_act(y, scale=scale, noise=noise, **finish)
 
 
-def demodulation(
-    weight: Float[Tensor, "out in kernel kernel"], styles: Float[Tensor, "batch in"]
-) -> Float[Tensor, "batch out"]:
+def demodulation(power: Float[Tensor, "out in"], styles: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out"]:
     """1 / norm of each filter once the styles have scaled it."""
-    return (F.linear(styles.square(), weight.square().sum((2, 3))) + 1e-8).rsqrt()
+    return (F.linear(styles.square(), power) + 1e-8).rsqrt()
 
 
 class SynthesisLayer(nn.Module):
@@ -127,14 +161,15 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.table, self.laid_out = Kept(power), Kept(channels_last if up == 1 else transposed_channels_last)
 
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"], noise: Noise = "const",
         gain: float = 1.0,
     ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
         return modulated_convolution(
-            x, self.weight, self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
-            kernel=self.resample_filter, correlate=self.up == 1, bias=self.bias, act="lrelu",
+            x, self.laid_out(self.weight), self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
+            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), bias=self.bias, act="lrelu",
             gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
         )  # fmt: skip
 

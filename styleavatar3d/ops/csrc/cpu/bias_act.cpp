@@ -7,7 +7,7 @@
 #include <ATen/Parallel.h>
 #include <ATen/core/Tensor.h>
 #include <ATen/ops/empty.h>
-#include <ATen/ops/ones.h>
+#include <ATen/ops/full.h>
 #include <ATen/ops/zeros.h>
 #include <torch/library.h>
 
@@ -49,15 +49,17 @@ struct Curve {
   float slope(float y) const { return std::abs(y) < clamp ? (y > 0 ? above : below) : 0; }
 };
 
-Tensor rows(const MaybeTensor& given, const Tensor& otherwise) { return given ? given->contiguous() : otherwise; }
+Tensor filled(const MaybeTensor& given, float otherwise, int64_t count, const Tensor& like) {
+  return given ? given->contiguous() : at::full({count}, otherwise, like.options());
+}
 
 Tensor bias_act(const Tensor& x, const MaybeTensor& bias, const MaybeTensor& scale, const MaybeTensor& noise,
                 double alpha, double gain, double clamp) {
   const Size size(x);
   const Curve curve(alpha, gain, clamp);
-  const Tensor biases = rows(bias, at::zeros({size.channels}, x.options()));
-  const Tensor scales = rows(scale, at::ones({size.channels}, x.options()));
-  const Tensor noises = rows(noise, at::zeros({1}, x.options()));
+  const Tensor biases = filled(bias, 0, size.channels, x);
+  const Tensor scales = filled(scale, 1, size.channels, x);
+  const Tensor noises = filled(noise, 0, 1, x);
   Tensor result = size.like(x);
   const float *in = x.const_data_ptr<float>(), *b = biases.const_data_ptr<float>();
   const float *s = scales.const_data_ptr<float>(), *n = noises.const_data_ptr<float>();
@@ -82,7 +84,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor> bias_act_backward(const Tensor& gradi
                                                              double gain, double clamp) {
   const Size size(gradient);
   const Curve curve(alpha, gain, clamp);
-  const Tensor scales = rows(scale, at::ones({size.channels}, gradient.options()));
+  const Tensor scales = filled(scale, 1, size.channels, gradient);
   Tensor to_x = size.like(gradient);
   Tensor to_noise = at::empty({wants_noise ? size.images : 0, 1, gradient.size(-2), gradient.size(-1)},
                              gradient.options());
