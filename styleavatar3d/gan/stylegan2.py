@@ -70,27 +70,35 @@ class Conv2dLayer(nn.Module):
         self, x: Float[Tensor, "batch inputs height width"], gain: float = 1.0
     ) -> Float[Tensor, "batch outputs rows columns"]:
         """`gain` multiplies the result and its clamp."""
+        bare = self.bias is None and self.activation == "linear" and self.clamp is None
         y = resampled_convolution(
-            x, (self.weight * self.gain).to(x.dtype), self.resample_filter, up=self.up, down=self.down,
-            padding=self.padding, correlate=self.up == 1,
+            x, (self.weight * (self.gain * gain if bare else self.gain)).to(x.dtype), self.resample_filter, up=self.up,
+            down=self.down, padding=self.padding, correlate=self.up == 1,
         )  # fmt: skip
+        if bare:
+            return y
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(y, self.bias, act=self.activation, gain=self.activation_gain * gain, clamp=clamp)
 
 
 class Kept:
-    """What depends on one weight alone: made anew for gradients and when the weight has changed, else remembered."""
+    """What depends on one weight alone: remembered while the weight is frozen, and made anew when it has changed.
+
+    Weights in training are not watched: fused optimizers change them without a trace.
+    """
 
     def __init__(self, make: Callable[[Tensor], Tensor]):
         self.make, self.kept = make, None
 
     def __call__(self, weight: Tensor) -> Tensor:
-        if torch.is_grad_enabled() or weight.is_inference():
+        if weight.requires_grad or weight.is_inference():
+            self.kept = None
             return self.make(weight)
-        kept, state = self.kept, (weight.data_ptr(), weight._version, weight.dtype)
-        if kept is None or kept[0] is not weight or kept[1] != state:
-            self.kept = kept = weight, state, self.make(weight)
-        return kept[2]
+        kept = self.kept
+        if kept is None or kept[0] is not weight or kept[1] != weight._version or not kept[2].is_set_to(weight):
+            # the alias holds the memory, whose address would otherwise say nothing
+            self.kept = kept = weight, weight._version, weight.detach(), self.make(weight)
+        return kept[3]
 
     def __reduce__(self):
         """Copies remember nothing: their weights are counted anew."""
@@ -169,8 +177,8 @@ class SynthesisLayer(nn.Module):
     ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
         return modulated_convolution(
             x, self.laid_out(self.weight), self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
-            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), bias=self.bias, act="lrelu",
-            gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
+            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), bias=self.bias,
+            act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
         )  # fmt: skip
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
@@ -189,7 +197,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGBLayer(nn.Module):
-    """Modulated 1x1 convolution without normalisation, bias, clamp."""
+    """Modulated 1x1 convolution without normalisation, bias, clamp: each sample has a matrix for all of its pixels."""
 
     def __init__(self, inputs: int, outputs: int, *, w_dim: int, clamp: float | None = None):
         super().__init__()
@@ -201,7 +209,11 @@ class ToRGBLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"]
     ) -> Float[Tensor, "rows outputs height width"]:
-        return modulated_convolution(x, self.weight, self.styles(w), demodulate=False, bias=self.bias, clamp=self.clamp)
+        matrices = (self.weight[:, :, 0, 0] * self.styles(w)[:, None]).to(x.dtype)
+        pixels = x.permute(0, 2, 3, 1)
+        y = torch.baddbmm(self.bias.to(x.dtype), pixels.flatten(1, 2), matrices.mT)
+        y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+        return y if self.clamp is None else bias_act(y, clamp=self.clamp)
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w) * self.gain

@@ -168,7 +168,7 @@ def _(x, bias, dim, act, alpha, gain, clamp, scale, noise):
 def _save(ctx, inputs, output) -> None:
     x, bias, ctx.dim, ctx.act, *ctx.curve, scale, noise = inputs
     ctx.bias_dtype = None if bias is None else bias.dtype
-    ctx.noise_like = None if noise is None else (noise.shape, noise.dtype)
+    ctx.noise_shape, ctx.noise_dtype = (None, None) if noise is None else (noise.shape, noise.dtype)
     if ACTIVATIONS[ctx.act].slope is not None:
         ctx.save_for_backward(x, bias)
     else:
@@ -178,21 +178,20 @@ def _save(ctx, inputs, output) -> None:
 
 def _backward(ctx, gradient: Tensor):
     wants_bias, *_, wants_scale, wants_noise = ctx.needs_input_grad[1:]
+    to_bias = to_scale = to_noise = None
     if ACTIVATIONS[ctx.act].slope is not None:
         x, bias = ctx.saved_tensors
         to_x = gradient * _slope_of_input(_biased(x, bias, ctx.dim), ctx.act, *ctx.curve)
-        to_bias = _sum_but(to_x, ctx.dim) if wants_bias else None
-        scale = to_scale = to_noise = None
+        to_bias = _sum_but(to_x, ctx.dim).to(ctx.bias_dtype) if wants_bias else None
     else:
         result, x, scale = ctx.saved_tensors
-        to_x, to_scale, to_noise, to_bias = torch.ops.styleavatar3d.bias_act_backward(
+        to_x, of_scale, of_noise, of_bias = torch.ops.styleavatar3d.bias_act_backward(
             gradient, result, x if wants_scale else None, scale, wants_noise, wants_bias, ctx.dim, ctx.act, *ctx.curve
         )
-    return (
-        to_x, to_bias.to(ctx.bias_dtype) if wants_bias else None, None, None, None, None, None,
-        to_scale.to(scale.dtype) if wants_scale else None,
-        to_noise.sum_to_size(ctx.noise_like[0]).to(ctx.noise_like[1]) if wants_noise else None,
-    )  # fmt: skip
+        to_bias = of_bias.to(ctx.bias_dtype) if wants_bias else None
+        to_scale = of_scale.to(scale.dtype) if wants_scale else None
+        to_noise = of_noise.sum_to_size(ctx.noise_shape).to(ctx.noise_dtype) if wants_noise else None
+    return to_x, to_bias, None, None, None, None, None, to_scale, to_noise
 
 
 _bias_act.register_autograd(_backward, setup_context=_save)

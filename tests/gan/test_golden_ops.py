@@ -188,7 +188,7 @@ def test_bias_act_on_a_cpu_is_its_twin_with_all_derivatives(act, clamp, channels
         x, bias, scale, noise = leaves = [part.clone().requires_grad_() for part in inputs]
         y = function(x, bias, scale=scale, noise=noise, act=act, gain=1.5, clamp=clamp)
         first = torch.autograd.grad((y.square() * weight).mean(), leaves, create_graph=True)
-        second = torch.autograd.grad(sum(part.square().mean() for part in first), leaves)
+        second = torch.autograd.grad(torch.stack([part.square().mean() for part in first]).sum(), leaves)
         return y, *first, *second
 
     for found, wanted in zip(derivatives(bias_act), derivatives(bias_act_reference), strict=True):
