@@ -131,12 +131,15 @@ def _biased(x: Tensor, bias: Tensor | None, dim: int) -> Tensor:
 def _fits(x: Tensor, dim: int, *others: Tensor | None) -> bool:
     """Whether the kernel takes these; noise, the last of `others`, is one picture for all or one for each."""
     *_, noise = others
+    given = [x, *(part for part in others if part is not None)]
+    layout = torch.channels_last if x.ndim == 4 else torch.contiguous_format
     return (
         x.device.type == "cpu"
         and dim == 1
+        and x.ndim in (2, 4)
         and x.numel() > 0
-        and all(part is None or part.dtype == torch.float32 for part in (x, *others))
-        and (x.ndim == 2 or (x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)))
+        and all(part.dtype == torch.float32 for part in given)
+        and all(part.is_contiguous(memory_format=layout) for part in given if part.shape == x.shape)
         and (noise is None or (noise.shape[-2:] == x.shape[2:] and noise.shape[1:-2] in ((), (1,))))
         and cpu_kernels() is not None
     )

@@ -195,6 +195,13 @@ def test_bias_act_on_a_cpu_is_its_twin_with_all_derivatives(act, clamp, channels
         torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
 
 
+def test_bias_act_takes_vectors_in_any_order_of_memory():
+    x, bias = torch.randn(5, 4).t().requires_grad_(), torch.randn(5)
+    found, wanted = (function(x, bias, act="lrelu") for function in (bias_act, bias_act_reference))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, wanted)))
+
+
 KERNELS = {
     "none": None,
     "square": make_filter([1, 3, 4, 1]),
