@@ -112,9 +112,9 @@ def _rows(pair: Pair, tasks: dict[str, Task], times: dict[str, float]) -> list[d
 
 
 def looks(pair: Pair) -> dict[str, Task]:
-    """One picture from a latent, and one from planes that are kept."""
+    """One picture from a latent, and one from planes that are kept; the generator is frozen, as loading leaves it."""
     z, labels = torch.randn(1, 512, generator=torch.Generator().manual_seed(0)), _labels(1)
-    generator: Any = pair.generator
+    generator: Any = pair.generator.requires_grad_(False)
 
     @torch.no_grad()
     def forward() -> Rendering:
@@ -134,7 +134,7 @@ def looks(pair: Pair) -> dict[str, Task]:
 
 def steps(pair: Pair) -> dict[str, Task]:
     """A training step on random pictures, without and with the gradient penalty; Adam included, fakes shared."""
-    generator: Any = pair.generator
+    generator: Any = pair.generator.requires_grad_(True)
     draw, labels = torch.Generator().manual_seed(0), _labels(BATCH)
     optimizers = [
         torch.optim.Adam(net.parameters(), 1e-5, betas=(0.0, 0.99), fused=True)

@@ -42,7 +42,7 @@ class ResidualBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "batch input height width"]) -> Float[Tensor, "batch output rows columns"]:
         x = x if self.fromrgb is None else self.fromrgb(x)
-        return self.skip(x, gain=_HALF) + self.conv1(self.conv0(x), gain=_HALF)
+        return self.skip(x, gain=_HALF).add_(self.conv1(self.conv0(x), gain=_HALF))
 
 
 def minibatch_deviation(

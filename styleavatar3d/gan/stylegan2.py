@@ -5,8 +5,8 @@ names that published weights have (`conv0.affine.weight`), so a state dict needs
 """
 
 import math
-from collections.abc import Iterator
-from typing import Literal
+from collections.abc import Callable, Iterator
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,11 +41,12 @@ class FullyConnectedLayer(nn.Module):
         self.gain, self.lr_multiplier, self.activation = lr_multiplier / math.sqrt(inputs), lr_multiplier, activation
 
     def forward(self, x: Float[Tensor, "batch inputs"]) -> Float[Tensor, "batch outputs"]:
-        weight = (self.weight * self.gain).to(x.dtype)
-        bias = None if self.bias is None else (self.bias * self.lr_multiplier).to(x.dtype)
-        if self.activation == "linear":
-            return F.linear(x, weight, bias)
-        return bias_act(F.linear(x, weight), bias, act=self.activation)
+        weight = self.weight.t().to(x.dtype)
+        if self.bias is None:
+            y = (x * self.gain) @ weight
+        else:
+            y = torch.addmm(self.bias.to(x.dtype), x, weight, beta=self.lr_multiplier, alpha=self.gain)
+        return y if self.activation == "linear" else bias_act(y, act=self.activation)
 
 
 class Conv2dLayer(nn.Module):
@@ -69,12 +70,54 @@ class Conv2dLayer(nn.Module):
         self, x: Float[Tensor, "batch inputs height width"], gain: float = 1.0
     ) -> Float[Tensor, "batch outputs rows columns"]:
         """`gain` multiplies the result and its clamp."""
+        bare = self.bias is None and self.activation == "linear" and self.clamp is None
         y = resampled_convolution(
-            x, (self.weight * self.gain).to(x.dtype), self.resample_filter, up=self.up, down=self.down,
-            padding=self.padding, correlate=self.up == 1,
+            x, (self.weight * (self.gain * gain if bare else self.gain)).to(x.dtype), self.resample_filter, up=self.up,
+            down=self.down, padding=self.padding, correlate=self.up == 1,
         )  # fmt: skip
+        if bare:
+            return y
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(y, self.bias, act=self.activation, gain=self.activation_gain * gain, clamp=clamp)
+
+
+class Kept:
+    """What depends on one weight alone: remembered while the weight is frozen, and made anew when it has changed.
+
+    Weights in training are not watched: fused optimizers change them without a trace.
+    """
+
+    def __init__(self, make: Callable[[Tensor], Tensor]):
+        self.make, self.kept = make, None
+
+    def __call__(self, weight: Tensor) -> Tensor:
+        if weight.requires_grad or weight.is_inference():
+            self.kept = None
+            return self.make(weight)
+        kept = self.kept
+        if kept is None or kept[0] is not weight or kept[1] != weight._version or not kept[2].is_set_to(weight):
+            # the alias holds the memory, whose address would otherwise say nothing
+            self.kept = kept = weight, weight._version, weight.detach(), self.make(weight)
+        return kept[3]
+
+    def __reduce__(self):
+        """Copies remember nothing: their weights are counted anew."""
+        return Kept, (self.make,)
+
+
+def power(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in"]:
+    """Sum of squares of each kernel."""
+    return weight.square().sum((2, 3))
+
+
+def channels_last(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in kernel kernel"]:
+    """The weight as convolutions of pictures with channels last read it."""
+    return weight.contiguous(memory_format=torch.channels_last)
+
+
+def transposed_channels_last(weight: Float[Tensor, "out in kernel kernel"]) -> Float[Tensor, "out in kernel kernel"]:
+    """The same for transposed convolutions, which have inputs and outputs exchanged."""
+    return channels_last(weight.transpose(0, 1)).transpose(0, 1)
 
 
 def modulated_convolution(
@@ -89,20 +132,24 @@ def modulated_convolution(
     kernel: Float[Tensor, "..."] | None = None,
     demodulate: bool = True,
     correlate: bool = True,
+    table: Float[Tensor, "out in"] | None = None,
+    **finish: Any,
 ) -> Float[Tensor, "batch out rows columns"]:
     """Convolution with weights scaled per sample by styles, each filter then normalised (equations 1 and 3).
 
     The input is scaled instead of the weight, and the result instead of the filter, so one weight serves the batch.
+    `finish` is what `bias_act` does with the result; `table` is the weight's `power`, if it is known.
     """
-    scaled = x * styles.to(x.dtype)[:, :, None, None]
     y = resampled_convolution(
-        scaled, weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
+        bias_act(x, scale=styles), weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
     )
-    if demodulate:
-        table = weight.square().sum((2, 3))
-        scale = (F.linear(styles.square(), table) + 1e-8).rsqrt().to(x.dtype)[:, :, None, None]
-        return y * scale if noise is None else torch.addcmul(noise.to(x.dtype), y, scale)
-    return y if noise is None else y + noise.to(x.dtype)
+    scale = demodulation(power(weight) if table is None else table, styles) if demodulate else None
+    return bias_act(y, scale=scale, noise=noise, **finish)
+
+
+def demodulation(power: Float[Tensor, "out in"], styles: Float[Tensor, "batch in"]) -> Float[Tensor, "batch out"]:
+    """1 / norm of each filter once the styles have scaled it."""
+    return (F.linear(styles.square(), power) + 1e-8).rsqrt()
 
 
 class SynthesisLayer(nn.Module):
@@ -122,17 +169,17 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.table, self.laid_out = Kept(power), Kept(channels_last if up == 1 else transposed_channels_last)
 
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"], noise: Noise = "const",
         gain: float = 1.0,
     ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
-        y = modulated_convolution(
-            x, self.weight, self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
-            kernel=self.resample_filter, correlate=self.up == 1,
+        return modulated_convolution(
+            x, self.laid_out(self.weight), self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
+            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), bias=self.bias,
+            act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
         )  # fmt: skip
-        clamp = None if self.clamp is None else self.clamp * gain
-        return bias_act(y, self.bias, act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=clamp)
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w)
@@ -150,7 +197,7 @@ class SynthesisLayer(nn.Module):
 
 
 class ToRGBLayer(nn.Module):
-    """Modulated 1x1 convolution without normalisation, bias, clamp."""
+    """Modulated 1x1 convolution without normalisation, bias, clamp: each sample has a matrix for all of its pixels."""
 
     def __init__(self, inputs: int, outputs: int, *, w_dim: int, clamp: float | None = None):
         super().__init__()
@@ -162,8 +209,11 @@ class ToRGBLayer(nn.Module):
     def forward(
         self, x: Float[Tensor, "rows inputs height width"], w: Float[Tensor, "batch w"]
     ) -> Float[Tensor, "rows outputs height width"]:
-        y = modulated_convolution(x, self.weight, self.styles(w), demodulate=False)
-        return bias_act(y, self.bias, clamp=self.clamp)
+        matrices = (self.weight[:, :, 0, 0] * self.styles(w)[:, None]).to(x.dtype)
+        pixels = x.permute(0, 2, 3, 1)
+        y = torch.baddbmm(self.bias.to(x.dtype), pixels.flatten(1, 2), matrices.mT)
+        y = y.view(*pixels.shape[:3], -1).permute(0, 3, 1, 2)
+        return y if self.clamp is None else bias_act(y, clamp=self.clamp)
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:
         return self.affine(w) * self.gain

@@ -96,7 +96,7 @@ def _compile(folder: Path) -> Path:
         _check_tools()
         cpp_extension.load(
             name="render_planes",
-            sources=[str(SOURCES / "cpu" / "render_planes.cpp")],
+            sources=[str(source) for source in sorted((SOURCES / "cpu").glob("*.cpp"))],
             extra_cflags=["-O3", *openmp, *_machine_flags()],
             extra_ldflags=openmp,
             build_directory=str(folder),

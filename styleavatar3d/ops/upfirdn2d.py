@@ -55,7 +55,8 @@ def upfirdn2d(
     Pairs are (horizontal, vertical); padding is one number, a pair or (left, right, top, bottom), negative to crop.
     Filtering is true convolution; `flip` makes it correlation. The kernel gets no gradient.
     """
-    return torch.ops.styleavatar3d.upfirdn2d(x, kernel, _pair(up), _pair(down), sides(padding), flip, float(gain))
+    settings = _pair(up), _pair(down), sides(padding), flip, float(gain)
+    return (torch.ops.styleavatar3d.upfirdn2d if torch.is_grad_enabled() else _resampled)(x, kernel, *settings)
 
 
 def upfirdn2d_reference(
@@ -145,18 +146,28 @@ def _passes(kernel: Tensor | None, flip: bool, gain: float, like: Tensor) -> lis
 # --- the operator ---
 
 
-@torch.library.custom_op("styleavatar3d::upfirdn2d", mutates_args=())
-def _upfirdn2d(
+def _resampled(
     x: Tensor, kernel: Tensor | None, up: list[int], down: list[int], padding: list[int], flip: bool, gain: float
 ) -> Tensor:
     if kernel is not None and kernel.ndim == 1:
         y = upfirdn2d_reference(x, kernel, up=up, down=down, padding=padding, flip=flip, gain=gain)
     elif up == [1, 1]:
         weight = _passes(kernel, flip, gain, x)[0].expand(x.shape[1], 1, -1, -1)
-        y = F.conv2d(F.pad(x, padding), weight, stride=down[::-1], groups=x.shape[1])
+        around, x = _symmetric(x, padding)
+        y = F.conv2d(x, weight, stride=down[::-1], padding=around, groups=x.shape[1])
     else:
         y = _spread(x, _passes(kernel, not flip, gain, x)[0], up, padding)[:, :, :: down[1], :: down[0]]
     return y.contiguous(memory_format=_layout(x))
+
+
+_upfirdn2d = torch.library.custom_op("styleavatar3d::upfirdn2d", _resampled, mutates_args=())
+
+
+def _symmetric(x: Tensor, padding: list[int]) -> tuple[list[int], Tensor]:
+    """Rows and columns around that a convolution itself can add, and x with the padding that it cannot."""
+    left, right, top, bottom = padding
+    around = [top, left] if left == right >= 0 and top == bottom >= 0 else [0, 0]
+    return around, x if any(around) or not any(padding) else F.pad(x, padding)
 
 
 def _spread(x: Tensor, taps: Tensor, up: list[int], padding: list[int]) -> Tensor:

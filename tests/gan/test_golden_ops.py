@@ -135,10 +135,23 @@ def test_resizing(mode):
     golden.check(f"resize_{mode}_32_to_20", resize(golden["image"][:2], 20, mode, make_filter([1, 3, 3, 1])))
 
 
+LAYOUTS = (torch.contiguous_format, torch.channels_last)
+
+
 @pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
 def test_bias_act_is_a_proper_operator(act):
     x, bias = torch.randn(2, 3, 4, 5, requires_grad=True), torch.randn(3, requires_grad=True)
-    opcheck(torch.ops.styleavatar3d.bias_act.default, (x, bias, 1, act, 0.2, 1.5, 1.0))
+    opcheck(torch.ops.styleavatar3d.bias_act.default, (x, bias, 1, act, 0.2, 1.5, 1.0, None, None))
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_bias_act_with_scale_and_noise_and_its_gradient_are_proper_operators(layout):
+    x = torch.randn(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    bias, scale, noise = (torch.randn(size, requires_grad=True) for size in [(3,), (2, 3), (2, 1, 4, 5)])
+    curve = 1, "lrelu", 0.2, 1.5, 1.0
+    opcheck(torch.ops.styleavatar3d.bias_act.default, (x, bias, *curve, scale, noise))
+    gradient = torch.randn(2, 3, 4, 5, requires_grad=True)
+    opcheck(torch.ops.styleavatar3d.bias_act_backward.default, (gradient, x.detach(), x, scale, True, True, *curve))
 
 
 @pytest.mark.parametrize("act", ACTIVATIONS)
@@ -146,6 +159,47 @@ def test_bias_act_has_right_second_derivatives(act):
     x, bias = torch.randn(2, 3, 4, dtype=torch.double, requires_grad=True), torch.randn(3, dtype=torch.double)
     assert torch.autograd.gradgradcheck(lambda x: bias_act(x, bias, act=act, clamp=0.9), x)
     torch.testing.assert_close(bias_act(x, act=act), bias_act_reference(x, act=act))
+
+
+@pytest.mark.parametrize("act", ["linear", "lrelu", "swish"])
+@pytest.mark.parametrize("noise_size", [(4, 5), (2, 1, 4, 5)], ids=str)
+def test_bias_act_with_scale_and_noise_has_right_derivatives(act, noise_size):
+    sizes = (2, 2, 4, 5), (2,), (2, 2), noise_size
+    inputs = [torch.randn(size, dtype=torch.double, requires_grad=True) for size in sizes]
+
+    def function(x, bias, scale, noise):
+        return bias_act(x, bias, scale=scale, noise=noise, act=act, gain=1.5, clamp=1.1)
+
+    assert torch.autograd.gradcheck(function, inputs, fast_mode=True)
+    assert torch.autograd.gradgradcheck(function, inputs, fast_mode=True)
+
+
+@pytest.mark.parametrize("act", ["linear", "relu", "lrelu"])
+@pytest.mark.parametrize("clamp", [None, 0.8])
+@pytest.mark.parametrize("channels", [1, 3, 37])
+def test_bias_act_on_a_cpu_is_its_twin_with_all_derivatives(act, clamp, channels):
+    draw = torch.Generator().manual_seed(channels)
+    sizes = (2, channels, 6, 5), (channels,), (2, channels), (6, 5)
+    inputs = [torch.randn(size, generator=draw) for size in sizes]
+    inputs[0] = inputs[0].contiguous(memory_format=torch.channels_last)
+    weight = torch.randn(sizes[0], generator=draw)
+
+    def derivatives(function):
+        x, bias, scale, noise = leaves = [part.clone().requires_grad_() for part in inputs]
+        y = function(x, bias, scale=scale, noise=noise, act=act, gain=1.5, clamp=clamp)
+        first = torch.autograd.grad((y.square() * weight).mean(), leaves, create_graph=True)
+        second = torch.autograd.grad(torch.stack([part.square().mean() for part in first]).sum(), leaves)
+        return y, *first, *second
+
+    for found, wanted in zip(derivatives(bias_act), derivatives(bias_act_reference), strict=True):
+        torch.testing.assert_close(found, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_bias_act_takes_vectors_in_any_order_of_memory():
+    x, bias = torch.randn(5, 4).t().requires_grad_(), torch.randn(5)
+    found, wanted = (function(x, bias, act="lrelu") for function in (bias_act, bias_act_reference))
+    torch.testing.assert_close(found, wanted)
+    torch.testing.assert_close(*(torch.autograd.grad(y.square().sum(), x)[0] for y in (found, wanted)))
 
 
 KERNELS = {
@@ -169,7 +223,7 @@ def test_upfirdn2d_is_its_twin_in_either_layout(up, down, kernel, padding):
     x = torch.randn(2, 3, 8, 6)
     options = {"up": up, "down": down, "padding": padding, "flip": True, "gain": 4.0}
     wanted = upfirdn2d_reference(x, KERNELS[kernel], **options)
-    for layout in (torch.contiguous_format, torch.channels_last):
+    for layout in LAYOUTS:
         found = upfirdn2d(x.contiguous(memory_format=layout), KERNELS[kernel], **options)
         torch.testing.assert_close(found, wanted)
         assert found.is_contiguous(memory_format=layout)

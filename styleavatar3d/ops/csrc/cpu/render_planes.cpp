@@ -174,7 +174,7 @@ std::tuple<Tensor, Tensor> field(at::TensorList levels, at::TensorList decoder, 
 
 }  // namespace
 
-TORCH_LIBRARY(styleavatar3d_cpu, library) {
+TORCH_LIBRARY_FRAGMENT(styleavatar3d_cpu, library) {
   library.def(
       "render_planes(Tensor[] levels, Tensor[] decoder, Tensor[] rays, Tensor[] samples, float[] numbers, "
       "int[] depths, int[] switches) -> (Tensor, Tensor, Tensor, Tensor, Tensor)",
