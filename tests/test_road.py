@@ -41,6 +41,7 @@ def test_from_scratch_needs_no_weights(tmp_path):
     assert commands(road)["resume"].endswith("--from-scratch --configs miniature")
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_from_scratch_every_stage_feeds_the_next(tmp_path):
     words = ["quickstart", "--from-scratch", "--configs", "tiny", "--out", str(tmp_path / "q"), "--json"]

@@ -5,6 +5,7 @@ from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.ops._build import cpu_kernels
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(cpu_kernels() is None, reason="the CPU kernels cannot be built here")
 def test_kernel_and_reference_are_measured_on_the_same_work(monkeypatch, capsys):
     tiny = [size._replace(batch=1, rays=8, samples=(4, 4), plane=8) for size in ops.SIZES]

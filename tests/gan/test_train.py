@@ -90,6 +90,7 @@ def test_all_weights_move_but_the_average_lags(shards, tmp_path):
     assert any(not torch.equal(after[f"average.{n[10:]}"], t) for n, t in after.items() if n.startswith("generator."))
 
 
+@pytest.mark.slow
 def test_killed_at_any_moment_the_same_command_ends_with_the_same_bits(shards, tmp_path):
     more = ("--train.schedule.kimg", "0.24")
     train(tiny(shards, tmp_path / "whole", *more))
@@ -265,6 +266,7 @@ def saved(run: Path) -> list[dict[str, torch.Tensor]]:
     return [load_file(path) for path in sorted(run.glob("checkpoints/*/state.safetensors"))]
 
 
+@pytest.mark.slow
 def test_a_hundred_bad_steps_are_left_out_counted_and_never_saved(shards, tmp_path, monkeypatch):
     poison(monkeypatch, lambda first: first % 8 == 4)
     train(tiny(shards, tmp_path / "run", *NONE, "--train.schedule.kimg", "0.804", "--train.schedule.grow_kimg", "9"))

@@ -195,6 +195,7 @@ def test_learning_rate_rises_then_falls() -> None:
     assert factors[-1] == pytest.approx(0.02, abs=0.001)
 
 
+@pytest.mark.slow
 def test_a_killed_stage_ends_where_an_undisturbed_one_does(folder: Path) -> None:
     overrides = ("--train.stages", "codec", "--train.codec.images", "240", "--train.checkpoint_seconds", "0.2")
     undisturbed = folder / "undisturbed"

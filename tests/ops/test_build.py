@@ -35,6 +35,7 @@ def start(cache, code=RENDER, **environment):
     )
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_two_processes_build_at_once_and_a_third_finds_the_result(tmp_path):
     for process in [start(tmp_path, STYLEAVATAR3D_KERNELS="required") for _ in range(2)]:

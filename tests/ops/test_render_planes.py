@@ -205,6 +205,7 @@ def test_field_equals_the_decoder_of_panohead(plane_numbers):
         )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("hidden", ["leaky_relu", "softplus"])
 def test_the_reference_is_differentiable_twice_in_float64(make_scene, hidden):
     scene = make_scene(channels=3, hidden=4, features=2, samples=(4, 3), batch=1, rays=3, size=3, dtype=torch.float64)

@@ -97,6 +97,7 @@ def same_weights(one: Path, other: Path) -> bool:
     return first.keys() == second.keys() and all(torch.equal(value, second[name]) for name, value in first.items())
 
 
+@pytest.mark.slow
 @needs_deepspeed
 def test_two_processes_under_zero_take_the_steps_of_one(recipe, tmp_path):
     few = ("--train.kpairs", str(4 * BATCH / 1000), "--model.space", "w+")
