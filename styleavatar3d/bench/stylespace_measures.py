@@ -168,13 +168,12 @@ class StyleSpace:
 
     def _timed(self, request: Request) -> Float[Tensor, "2 2"]:
         """[first view, turn] x [wall, CPU]."""
-        clocks = torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+        started = _clocks()
         [avatar] = self.pipeline.make(request)
         avatar.render(size=SIZE)
-        first = torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
+        first = _clocks()
         avatar.turn(VIEWS, SIZE)
-        turned = torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
-        return torch.stack([first - clocks, turned - clocks])
+        return torch.stack([first, _clocks()]) - started
 
     # --- what is asked for, and what is seen ---
 
@@ -223,6 +222,11 @@ def distance(embeddings: Float[Tensor, "count clip"]) -> Float[Tensor, ""]:
     """Mean of 1 - cosine over all pairs of unit vectors."""
     count = len(embeddings)
     return 1 - ((embeddings @ embeddings.T).sum() - count) / (count * (count - 1))
+
+
+def _clocks() -> Float[Tensor, "2"]:
+    """Wall and CPU seconds."""
+    return torch.tensor([time.perf_counter(), time.process_time()], dtype=torch.float64)
 
 
 def _visible(words: dict[str, str]) -> dict[str, str]:

@@ -47,7 +47,8 @@ def inverted(pipeline: Any, request: Request, steps: int = FIT_STEPS) -> Avatar:
 
     for step in range(steps):
         adam.param_groups[0]["lr"] = _RATE * (1 + cos(pi * step / steps)) / 2
-        view = generator.render(generator.planes(codes()), front, codes=codes()).image
+        code = codes()
+        view = generator.render(generator.planes(code), front, codes=code).image
         alike = torch.cosine_similarity(statistics.image(pipeline.clip.traced(view)), wanted).mean()
         adam.zero_grad()
         ((view - picture).abs().mean() + _ALIKE * (1 - alike)).backward()
