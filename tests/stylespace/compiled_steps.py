@@ -11,7 +11,7 @@ from styleavatar3d.stylespace.denoiser import Conditions, Denoiser
 
 def losses(compiled: bool) -> list[float]:
     torch.manual_seed(0)
-    denoiser = Denoiser(w_dim=8, tokens=3, clip_dim=4, words=2, width=16, layers=1, heads=2)
+    denoiser = Denoiser(w_dim=8, tokens=3, embedded=8, words=2, width=16, layers=1, heads=2)
     optimizer, found = AveragedAdamW(denoiser.parameters(), 0.01), []
     learns = learner(denoiser, optimizer, World(), batch=6, compiled=compiled)
     conditions = Conditions(torch.randn(6, 4), torch.randn(6, 4), torch.randn(6, 2), torch.ones(6, 3))
