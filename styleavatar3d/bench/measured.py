@@ -86,7 +86,8 @@ def _section(name: str, path: Path) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    names = [name for name in rows[0] if not isinstance(rows[0][name], dict)]
+    columns = {name: cell for row in rows for name, cell in row.items()}
+    names = [name for name, cell in columns.items() if not isinstance(cell, dict)]
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
     return (
         "\n".join([*lines, *("| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows)]) + "\n"
