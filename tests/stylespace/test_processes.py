@@ -26,7 +26,7 @@ from styleavatar3d.stylespace.denoiser import Denoiser
 from styleavatar3d.stylespace.train import step, train
 
 ROOT = Path(__file__).resolve().parents[2]
-BATCH, STEPS = 16, 120
+BATCH, STEPS = 16, 75
 patient = pytest.mark.timeout(1800)  # several launches, each of which takes minutes on a busy machine
 needs_deepspeed = pytest.mark.skipif(not importlib.util.find_spec("deepspeed"), reason="needs the deepspeed extra")
 
