@@ -27,19 +27,17 @@ def against_the_best(folder: Path, judge: Judge, prompts: int, codes: int, seed:
     """The share of a prompt's stated attributes that the judge finds in the front view of its avatar, beside that of
     the best of `codes` random ones, which is picked for each prompt by the judge itself."""
     from styleavatar3d.avatar.pipelines import AvatarPipeline
-    from styleavatar3d.synthesis.prompts import compose
 
     pipeline: Any = AvatarPipeline.from_pretrained(folder)
-    wanted, fronts = [], []
+    stated_words, fronts = [], []
     for index in range(prompts):
-        look, style = draw_look(seed + HELD_OUT, index), draw_style(seed + HELD_OUT, index)
-        wanted.append(stated(visible_attributes(look, style, 0.0) | {"style": style}))
-        avatar = pipeline(prompt=compose(look, style, 0.0, 0.0).text, seed=index)
-        fronts.append(signed(avatar.views(front(1))[0]))
+        prompt, words = asked(seed, index)
+        stated_words.append(words)
+        fronts.append(signed(pipeline(prompt=prompt, seed=index).views(front(1))[0]))
         tell("avatars of prompts", index + 1, prompts)
-    asked = numbers(wanted)
-    own = right(asked, numbers(judge.judge(torch.stack(fronts)).words)).diagonal()
-    random = right(asked, random_fronts(pipeline.generator, judge, codes, seed))
+    wanted = numbers(stated_words)
+    own = right(wanted, numbers(judge.judge(torch.stack(fronts)).words)).diagonal()
+    random = right(wanted, random_fronts(pipeline.generator, judge, codes, seed))
     best = random.amax(1)
     table = {
         "prompts": prompts, "avatars": round(own.mean().item(), 3),
@@ -48,6 +46,14 @@ def against_the_best(folder: Path, judge: Judge, prompts: int, codes: int, seed:
     }  # fmt: skip
     show("prompt -> avatar: stated attributes that the judge finds, and their ratio to the best", [table])
     return table
+
+
+def asked(seed: int, index: int) -> tuple[str, dict[str, str]]:
+    """A held-out prompt, and what it states."""
+    from styleavatar3d.synthesis.prompts import compose
+
+    look, style = draw_look(seed + HELD_OUT, index), draw_style(seed + HELD_OUT, index)
+    return compose(look, style, 0.0, 0.0).text, stated(visible_attributes(look, style, 0.0) | {"style": style})
 
 
 @torch.inference_mode()

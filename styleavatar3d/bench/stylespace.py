@@ -10,7 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from styleavatar3d.assets import assets
-from styleavatar3d.bench.evaluate_prior import numbers
+from styleavatar3d.bench.evaluate_prior import asked, numbers
 from styleavatar3d.bench.held_out import show
 from styleavatar3d.bench.stylespace_measures import (
     EDITS,
@@ -24,7 +24,6 @@ from styleavatar3d.bench.stylespace_measures import (
     Edit,
     Job,
     StyleSpace,
-    asked,
     distance,
 )  # fmt: skip
 from styleavatar3d.bench.stylespace_methods import OF_PICTURES, OF_PROMPTS

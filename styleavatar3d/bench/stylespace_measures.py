@@ -15,15 +15,13 @@ from torch import Tensor
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pipelines import AvatarPipeline
 from styleavatar3d.avatar.requests import Request
-from styleavatar3d.bench.evaluate_prior import numbers
-from styleavatar3d.bench.held_out import HELD_OUT, portrait, signed
+from styleavatar3d.bench.evaluate_prior import asked, numbers
+from styleavatar3d.bench.held_out import portrait, signed
 from styleavatar3d.bench.stylespace_methods import FIT, OF_PICTURES, OF_PROMPTS, Method
-from styleavatar3d.figures.looks import WORDS, draw_look, visible_attributes
-from styleavatar3d.metrics.alignment import stated
+from styleavatar3d.figures.looks import WORDS, visible_attributes
 from styleavatar3d.metrics.features import digest
 from styleavatar3d.metrics.judge import Judge
 from styleavatar3d.metrics.store import FeatureStore, Measured
-from styleavatar3d.miniature.renders import draw_style
 from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.stylespace.attributes import look_of
 
@@ -208,14 +206,6 @@ class StyleSpace:
             "words": numbers(self.judge.judge(pictures).words),
             "clip": self.pipeline.clip.images(pictures),
         }
-
-
-def asked(seed: int, index: int) -> tuple[str, dict[str, str]]:
-    """A held-out prompt, and what it states."""
-    from styleavatar3d.synthesis.prompts import compose
-
-    look, style = draw_look(seed + HELD_OUT, index), draw_style(seed + HELD_OUT, index)
-    return compose(look, style, 0.0, 0.0).text, stated(visible_attributes(look, style, 0.0) | {"style": style})
 
 
 def distance(embeddings: Float[Tensor, "count clip"]) -> Float[Tensor, ""]:

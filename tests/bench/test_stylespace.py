@@ -12,9 +12,10 @@ from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pipelines import AvatarPipeline
 from styleavatar3d.avatar.requests import Request
 from styleavatar3d.bench import stylespace
+from styleavatar3d.bench.evaluate_prior import asked
 from styleavatar3d.bench.held_out import signed
 from styleavatar3d.bench.measured import sections
-from styleavatar3d.bench.stylespace_measures import EDITS, PICTURES, PROMPTS, StyleSpace, asked, distance
+from styleavatar3d.bench.stylespace_measures import EDITS, PICTURES, PROMPTS, StyleSpace, distance
 from styleavatar3d.bench.stylespace_methods import FIT, OF_PICTURES, OF_PROMPTS, inverted, ranked
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
