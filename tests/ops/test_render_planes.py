@@ -343,3 +343,12 @@ def test_the_same_numbers_give_the_same_picture(make_scene, render):
     scene, options = make_scene(), settings({}, "leaky_relu", "sigmoid")
     for one, other in zip(render(*scene, **options), render(*scene, **options), strict=True):
         assert torch.equal(one, other)
+
+
+@needs_kernel
+def test_tiny_numbers_are_zero_in_the_kernel_and_nowhere_else(make_case):
+    """They are slow; `lanes.h` says how slow."""
+    scene, options = make_case("miniature")
+    upstream = [torch.full_like(part, 1e-40) for part in render_planes(*scene, **options)]
+    assert not any(part.any() for part in gradients(render_planes, scene, upstream, **options))
+    assert (torch.full((64,), 1e-40) * 0.5 > 0).all()

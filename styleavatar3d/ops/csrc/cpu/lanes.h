@@ -7,6 +7,10 @@
 #include <cstdint>
 #include <cstring>
 
+#if defined(__SSE__)
+#include <xmmintrin.h>
+#endif
+
 #if defined(__AVX512F__)
 constexpr int LANES = 16;
 #elif defined(__AVX__)
@@ -65,3 +69,31 @@ inline Lanes softplus(Lanes x) {
     series = series * square + coefficient;
   return larger(x, Lanes{}) + 2.0f * z * series;
 }
+
+// While one lives, numbers below 1e-38 count as 0. Light that got through opaque matter is made of them, each costs
+// a processor about a hundred cycles, and together they were two thirds of a backward pass through a trained field.
+class TinyIsZero {
+#if defined(__SSE__)
+  static constexpr unsigned FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x0040;
+  const unsigned before = _mm_getcsr();
+
+ public:
+  TinyIsZero() { _mm_setcsr(before | FLUSH_RESULTS | FLUSH_OPERANDS); }
+  ~TinyIsZero() { _mm_setcsr(before); }
+#elif defined(__aarch64__)
+  static constexpr uint64_t FLUSH = uint64_t(1) << 24;
+  uint64_t before;
+  static void set(uint64_t control) { asm volatile("msr fpcr, %0" : : "r"(control)); }
+
+ public:
+  TinyIsZero() {
+    asm volatile("mrs %0, fpcr" : "=r"(before));
+    set(before | FLUSH);
+  }
+  ~TinyIsZero() { set(before); }
+#else
+ public:
+  TinyIsZero() {}
+#endif
+  TinyIsZero(const TinyIsZero&) = delete;
+};

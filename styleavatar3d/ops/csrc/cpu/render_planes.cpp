@@ -82,6 +82,7 @@ std::tuple<Tensor, Tensor, Tensor, Tensor, Tensor> forward(at::TensorList levels
                          sample_depths.data_ptr<float>(), noise.numel() ? sample_noise.data_ptr<float>() : nullptr};
   const int64_t packets = renderer.rays.packets_per_image();
   at::parallel_for(0, images * packets, 16, [&](int64_t begin, int64_t end) {
+    const TinyIsZero quick;
     Samples samples(renderer.shape, count);
     for (int64_t i = begin; i < end; i++) {
       const Packet packet = renderer.rays.packet(i / packets, i % packets);
@@ -116,6 +117,7 @@ std::vector<Tensor> backward(at::TensorList levels, at::TensorList decoder, at::
   Tensor weight_gradient = at::zeros({images * copies, weights}, rays[0].options());
   float* weight_data = weight_gradient.data_ptr<float>();
   at::parallel_for(0, images * copies, 1, [&](int64_t begin, int64_t end) {
+    const TinyIsZero quick;
     BackwardSamples samples(shape, count);
     std::vector<Lanes> total(weights);
     std::vector<float*> plane_gradients(shape.levels.size());
@@ -152,6 +154,7 @@ std::tuple<Tensor, Tensor> field(at::TensorList levels, at::TensorList decoder, 
   Tensor density = at::empty({images, count}, points.options());
   float *color_data = colors.data_ptr<float>(), *density_data = density.data_ptr<float>();
   at::parallel_for(0, images * packets, 64, [&](int64_t begin, int64_t end) {
+    const TinyIsZero quick;
     std::vector<Lanes> looked_up(shape.planes.channels), hidden(shape.hidden), outputs(shape.outputs);
     for (int64_t i = begin; i < end; i++) {
       const int64_t image = i / packets, first = i % packets * LANES, last = std::min(count, first + LANES);
