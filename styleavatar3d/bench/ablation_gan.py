@@ -64,6 +64,7 @@ VARIANTS = (
 )
 COMMON = (
     "--model.encoder", "null", "--model.perception", "null", "--train.schedule.warm_kimg", "0",
+    "--train.schedule.hold_kimg", "0",
     "--train.anchor_interval", "0", "--train.generator_rate", "0.0025", "--model.generator.levels", "single",
     "--model.discriminator.depth", "false", "--train.schedule.grow_kimg", "0", "--train.snapshot_kimg", "10",
 )  # fmt: skip
