@@ -39,7 +39,7 @@ def generate(
     strength: float = 0.6,
     number: int = 1,
     truncation: float | None = None,
-    guidance: float = 3.0,
+    guidance: float | None = None,
     candidates: int = 48,
     steps: int = 8,
     seed: int = 0,
@@ -58,10 +58,10 @@ def generate(
         attributes: of every avatar, e.g. "hair=long; glasses=none"; they overrule the prompt
         negative: what it should not look like
         start: avatar file to change, e.g. with --prompt "with a beard"
-        strength: with --start: how far from it, up to 1
+        strength: with --start: how far from it at most, up to 1
         number: avatars of each request, from the seeds --seed, --seed + 1 ...
-        truncation: pull codes towards the mean: 1 varied, 0 the mean avatar (default: 0.9, of seeds 0.7)
-        guidance: classifier-free guidance of the style prior
+        truncation: pull codes towards the mean: 1 varied, 0 the mean avatar (default: 0.9 to 1, of seeds 0.7)
+        guidance: classifier-free guidance of the style prior (default: 1.5 where one word is asked for, up to 3)
         candidates: codes drawn per avatar; the one nearest to what was asked for is kept
         steps: of the style prior, from noise to a code
         seed: seed of the draws

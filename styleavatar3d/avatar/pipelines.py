@@ -11,7 +11,7 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
-from styleavatar3d.avatar.ranking import Goal, likeness, score
+from styleavatar3d.avatar.ranking import Goal, Start, likeness, score
 from styleavatar3d.avatar.requests import Request, spread
 from styleavatar3d.encoders.encoder import Encoder
 from styleavatar3d.encoders.estimators import Estimator
@@ -32,6 +32,8 @@ from styleavatar3d.stylespace.diffusion import Guidance, StylePrior
 _VIEWS_AT_ONCE = 16
 _SHORTLIST, _SIDES = 12, (-30.0, 30.0)
 """How many candidates are looked at from the sides, and from which, in degrees."""
+_LONGEST_STEP = 5.0
+"""With strength 1, in differences that a change makes; where half of the codes are beyond what looks like anybody."""
 Part = TypeVar("Part")
 
 
@@ -95,7 +97,7 @@ class AvatarPipeline:
         image: Picture | Sequence[Picture] | None = None,
         seed: int | Sequence[int] | None = None,
         truncation: float | None = None,
-        guidance: Guidance = 3.0,
+        guidance: Guidance | None = None,
         candidates: int = 48,
         *,
         attributes: Mapping[str, str] | Sequence[Mapping[str, str]] | None = None,
@@ -140,7 +142,7 @@ class AvatarPipeline:
     def _goal(self, request: Request) -> Goal:
         """What the request asks for, in embeddings and words."""
         clip = _loaded(self.clip)
-        changed = (stated_attributes(request.prompt) if request.prompt else {}) | dict(request.attributes)
+        changed = request.words
         if request.prompt is not None:
             clip.check(request.prompt)
         picture = request.image
@@ -152,7 +154,7 @@ class AvatarPipeline:
             return Goal(image, text, changed, changed)
         return self._edit(request, changed, image)
 
-    def _edit(self, request: Request, changed: Mapping[str, str], image: Tensor | None) -> Goal:
+    def _edit(self, request: Request, changed: dict[str, str], image: Tensor | None) -> Goal:
         """The start's own look, changed where the request says so."""
         clip, start = _loaded(self.clip), request.start
         if not changed and image is None:
@@ -165,26 +167,56 @@ class AvatarPipeline:
                 "without an estimator nobody knows what the avatar looks like", got="no estimators/ in the pipeline",
                 remedy="copy data/miniature/estimators into its folder, or leave out `start`",
             )  # fmt: skip
-        front = self._seen(start.codes[None].to(self.generator.w_mean))
+        code = start.codes[None].to(self.generator.w_mean)
+        front, *sides = (self._seen(code, yaw) for yaw in (0.0, *_SIDES))
         logits = words.read(self.estimator, front)
-        wanted = words.changed(words.likeliest(logits), changed)
-        said = {name: word for name, word in words.seen_from_the_front(logits).items() if wanted[name] == word}
-        text = clip.texts([words.caption(wanted, said.keys() | changed.keys())])
-        return Goal(clip.images(front) if image is None else image, text, said | dict(changed), changed)
+        now, shown = words.likeliest(logits), words.seen_from_the_front(logits)
+        then = words.changed(now, changed)
+        kept = {name: word for name, word in shown.items() if then[name] == word}
+        looks, texts = clip.images(front), clip.texts([words.caption(now, shown), words.caption(then, kept | changed)])
+        before = Start(looks, texts[:1], shown, words.shown(self.estimator, [front, *sides]))
+        return Goal(looks if image is None else image, texts[1:], kept | changed, changed, before)
 
     @torch.inference_mode()
     def _from_goal(self, goal: Goal, seed: int, request: Request) -> Avatar:
-        prior, count = _loaded(self.prior), request.candidates
         start = request.start
-        codes = prior.sample(
-            self._conditions(goal, count), request.guidance, seed, request.steps,
-            unwanted=self._unwanted(request.negative, count),
-            start=None if start is None else start.codes[None].expand(count, -1, -1).to(self.generator.w_mean),
-            strength=request.strength,
-        )  # fmt: skip
         if start is None:
+            codes = self._drawn(goal, seed, request, request.candidates)
             codes = self.generator.w_mean + request.pull * (codes - self.generator.w_mean)
+        else:
+            away = self._moved if goal.changed else self._noised
+            codes = away(start.codes[None].to(self.generator.w_mean), goal, seed, request)
         return self._chosen(goal, codes, seed, request)
+
+    def _drawn(self, goal: Goal, seed: int, request: Request, count: int, **more: Any) -> Tensor:
+        """Codes that the prior draws for a goal; equal seeds draw from equal noise."""
+        return _loaded(self.prior).sample(
+            self._conditions(goal, count), request.scale, seed, request.steps,
+            unwanted=self._unwanted(request.negative, count), **more,
+        )  # fmt: skip
+
+    def _moved(self, start: Float[Tensor, "1 slots w"], goal: Goal, seed: int, request: Request) -> Tensor:
+        """The start, moved by the difference that the change makes to what the prior draws from the same noise.
+
+        Half of the candidates are drawn without the start's picture, which holds on to what should change. Their steps
+        go from short ones to the longest that the strength allows.
+        """
+        assert goal.before
+        before = goal._replace(**{name: getattr(goal.before, name) for name in ("image", "text", "words")})
+        told, count, moved = [(goal, before)], request.candidates, []
+        if request.image is None:
+            told.insert(0, (goal._replace(image=None), before._replace(image=None)))
+        steps = _LONGEST_STEP * request.strength * (torch.arange(count).to(start) + 0.5) / count
+        for i, (then, now) in enumerate(told[:count]):
+            some = steps[i :: len(told), None, None]
+            difference = self._drawn(then, seed, request, len(some)) - self._drawn(now, seed, request, len(some))
+            moved.append(start + some * difference)
+        return torch.cat(moved)
+
+    def _noised(self, start: Float[Tensor, "1 slots w"], goal: Goal, seed: int, request: Request) -> Tensor:
+        """The start, part of the way to pure noise and back towards a picture."""
+        count, strength = request.candidates, request.strength
+        return self._drawn(goal, seed, request, count, start=start.expand(count, -1, -1), strength=strength)
 
     def _chosen(self, goal: Goal, codes: Float[Tensor, "candidates slots w"], seed: int, request: Request) -> Avatar:
         prior = _loaded(self.prior)

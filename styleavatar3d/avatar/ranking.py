@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from styleavatar3d.stylespace.attributes import share_shown
+from styleavatar3d.stylespace.attributes import share_kept, share_shown
 from styleavatar3d.stylespace.statistics import Statistics
 
 _LIKENESS = 0.5
@@ -15,6 +15,11 @@ _LIKENESS = 0.5
 
 Of 48 candidates for 100 prompts this kept avatars in which an independent judge found 0.67 of the words, and 0.64 where
 only the front was read; the judge itself would have kept 0.78, chance 0.58."""
+_KEPT, _STILL_LIKE, _LEAST = 10.0, 1.25, 1e-4
+"""What keeping all else, and a likeness of one, are worth in logarithms of the probability that a change shows.
+
+Of 48 candidates each for 40 edits of avatars this kept 36 that an independent judge found changed, and 31 whose avatar
+it still knew among 100. Ranked like other requests they were 29 and 26."""
 
 
 class Goal(NamedTuple):
@@ -26,6 +31,18 @@ class Goal(NamedTuple):
     """Attributes that it should have."""
     changed: Mapping[str, str]
     """Those of them that it is asked for; an avatar to start from has the others already."""
+    before: "Start | None" = None
+    """What is known of the avatar to start from."""
+
+
+class Start(NamedTuple):
+    """An avatar as it looks before a change."""
+
+    image: Float[Tensor, "1 clip"]
+    text: Float[Tensor, "1 text"]
+    words: Mapping[str, str]
+    shown: Float[Tensor, "1 words"]
+    """How probably each word shows in it."""
 
 
 def likeness(goal: Goal, seen: Float[Tensor, "batch clip"], statistics: Statistics) -> Float[Tensor, "batch"]:
@@ -42,9 +59,11 @@ def score(
 ) -> Float[Tensor, "batch"]:
     """The expected share of words that show, if somebody has looked, and the likeness beside it.
 
-    Where an avatar is changed, the change counts as much as everything that is to stay.
+    Where an avatar is changed: how probably the change shows, and how much of everything else is kept.
     """
     if shown is None:
         return near
-    share = (share_shown(shown, goal.words) + share_shown(shown, goal.changed)) / 2
-    return share + _LIKENESS * near
+    if goal.before and goal.changed:
+        change = share_shown(shown, goal.changed).clamp_min(_LEAST).log()
+        return change + _KEPT * share_kept(shown, goal.before.shown, goal.changed) + _STILL_LIKE * near
+    return share_shown(shown, goal.words) + _LIKENESS * near

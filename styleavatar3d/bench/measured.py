@@ -35,7 +35,8 @@ SECTIONS = {
         "`bench stylespace --count {count} --seed {seed}`, by the judge. First: share of avatars that are nearest to\n"
         "their own picture among all {count}. W error: from the code behind the picture, root mean square in standard\n"
         "units; beside it the nearest of {others} codes. A change keeps the identity where the avatar is nearest to\n"
-        "its own start. Diversity: mean 1 - cosine in the tiny CLIP between seeds.",
+        "its own start. Diversity: mean 1 - cosine in the tiny CLIP between seeds, and between random avatars; of one\n"
+        "word, between those that show it.",
         ("pictures", "prompts", "edits", "diversity", "latency"),
     ),
     "generators": Section(

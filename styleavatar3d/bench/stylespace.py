@@ -21,6 +21,7 @@ from styleavatar3d.bench.stylespace_measures import (
     SEEDS,
     SIZE,
     VIEWS,
+    WORD,
     Edit,
     Job,
     StyleSpace,
@@ -151,14 +152,18 @@ def edit_row(space: StyleSpace, edit: Edit) -> dict[str, Any]:
 
 
 def diversity(space: StyleSpace) -> list[dict[str, Any]]:
-    """How far avatars of one condition are from each other, over how far random ones are."""
+    """How far avatars of one condition are from each other, over how far random ones are: of one word, those of them
+    that show it."""
     random = distance(space.read(OWN)("clip"))
     rows = []
-    for kind in (*PICTURES, PROMPTS):
-        apart = space.read(f"{kind}, seeds")("distance")
+    for kind in (*PICTURES, PROMPTS, WORD):
+        read = space.read(f"{kind}, seeds")
+        own = read("own") if kind == WORD else random[None]
+        apart, known = read("distance"), own.isfinite()
+        ratio = (apart[known].mean() if kind == WORD else apart.mean()) / own[known].mean()
         rows.append({
             "condition": kind, "conditions": len(apart), "seeds": SEEDS, "distance": _number(apart.mean(), 4),
-            "of random avatars": _number(random, 4), "ratio": _number(apart.mean() / random),
+            "of random avatars": _number(own[known].mean(), 4), "ratio": _number(ratio),
         })  # fmt: skip
     return rows
 

@@ -5,6 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
+from math import nan
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,11 +26,13 @@ from styleavatar3d.metrics.store import FeatureStore, Measured
 from styleavatar3d.runtime.random import key, normal
 from styleavatar3d.stylespace.attributes import look_of
 
-OWN, UNSEEN, PROMPTS = "own renders", "unseen renders", "prompts"
-"""What avatars are made of: front views of the generator's random codes, renders of the world, and captions of it."""
+OWN, UNSEEN, PROMPTS, WORD = "own renders", "unseen renders", "prompts", "one word"
+"""What avatars are made of: front views of the generator's random codes, renders of the world, captions of it, and one
+of a caption's words."""
 PICTURES = (OWN, UNSEEN)
 SEEDS, RUNS, VIEWS, SIZE = 8, 5, 36, 64
-_PART = 5
+_PART, _DRAWN, _AT_ONCE = 5, 2048, 64
+"""Rows of a store's part; random codes among which those with a word are looked for, so many at once."""
 
 
 class Edit(NamedTuple):
@@ -113,6 +116,7 @@ class StyleSpace:
             for name, method in methods.items():
                 tasks[f"{kind}, {name}"] = self.job.number(name), partial(self.made, kind, method)
             tasks[f"{kind}, seeds"] = self.job.varied, partial(self.varied, kind)
+        tasks[f"{WORD}, seeds"] = self.job.varied, self.varied_word
         return tasks | {edit.prompt: (count, partial(self.edited, edit)) for edit in EDITS}
 
     # --- what is measured ---
@@ -159,6 +163,12 @@ class StyleSpace:
         fronts = [self._fronts(self.pipeline.make(request)) for request in requests]
         return {"distance": torch.stack([distance(self.pipeline.clip.images(some)) for some in fronts])}
 
+    def varied_word(self, which: range) -> Measured:
+        """The same of avatars of which one word is asked, and of random ones in which the judge finds that word."""
+        shown = [self._showing(self._word(index), index) for index in which]
+        own = [distance(self.pipeline.clip.images(some)) if len(some) > 1 else torch.tensor(nan) for some in shown]
+        return self.varied(WORD, which) | {"own": torch.stack(own)}
+
     def latency(self, which: range) -> Measured:
         """Wall and CPU seconds from a prompt to one view and to a full turn."""
         self.pipeline.make(Request(prompt="an old man", steps=1, candidates=1))[0].render()  # imports, compiled kernels
@@ -176,10 +186,29 @@ class StyleSpace:
     # --- what is asked for, and what is seen ---
 
     def _request(self, kind: str, index: int, number: int = 1) -> Request:
+        if kind == WORD:
+            return Request(attributes=self._word(index), seed=index, number=number)
         if kind == PROMPTS:
             return Request(prompt=asked(self.job.seed, index)[0], seed=index, number=number)
         picture = self._front(self._random(index))[0] if kind == OWN else portrait(index, self.job.seed)
         return Request(image=picture.movedim(0, -1).numpy(), seed=index, number=number)
+
+    def _word(self, index: int) -> dict[str, str]:
+        """One of what a held-out prompt states."""
+        stated = sorted(asked(self.job.seed, index)[1].items())
+        return dict(stated[index % len(stated) :][:1])
+
+    def _showing(self, word: dict[str, str], index: int) -> Float[Tensor, "some 3 size size"]:
+        """Front views of random codes, the first in which the judge finds this word; fewer if they are rare."""
+        wanted, found, generator = numbers([word])[0], [], self.pipeline.generator
+        for first in range(0, _DRAWN, _AT_ONCE):
+            z = normal(self.job.seed, f"of one word, {index}", first, (_AT_ONCE, generator.config.z_dim))
+            fronts = self._fronts([Avatar(code, generator) for code in generator.mapping(z.to(generator.w_mean))])
+            shows = (numbers(self.judge.judge(fronts).words) == wanted)[:, wanted >= 0].all(1)
+            found += list(fronts[shows])
+            if len(found) >= SEEDS:
+                break
+        return torch.stack(found[:SEEDS]) if found else fronts[:0]
 
     def _random(self, index: int) -> Avatar:
         """Of the mapping network, truncation 1."""

@@ -55,6 +55,15 @@ def share_shown(probabilities: Float[Tensor, "batch words"], stated: Mapping[str
     return torch.stack(parts).mean(0) if parts else probabilities.new_zeros(len(probabilities))
 
 
+def share_kept(
+    after: Float[Tensor, "batch words"], before: Float[Tensor, "1 words"], changed: Collection[str]
+) -> Float[Tensor, "batch"]:
+    """Mean over all attributes but the changed ones of the probability that two pictures' words share, in [0, 1]."""
+    ours, theirs = split(after), split(before)
+    parts = [torch.minimum(ours[name], theirs[name]).sum(1) for name in WORDS if name not in changed]
+    return torch.stack(parts).mean(0) if parts else after.new_ones(len(after))
+
+
 def likeliest(logits: Float[Tensor, "1 words"]) -> dict[str, str]:
     """A word for every attribute of one picture."""
     return {name: WORDS[name][int(part.argmax())] for name, part in split(logits).items()}

@@ -13,10 +13,12 @@ from PIL import Image
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.generate import export, generate
 from styleavatar3d.avatar.pipelines import AvatarPipeline
+from styleavatar3d.avatar.ranking import score
 from styleavatar3d.avatar.requests import Request
 from styleavatar3d.camera.cameras import Camera
 from styleavatar3d.errors import StyleAvatarError
-from styleavatar3d.stylespace.attributes import share_shown, shown
+from styleavatar3d.figures.looks import WORDS
+from styleavatar3d.stylespace.attributes import encode, share_shown, shown, split
 
 PROMPT = "a blue alien with round glasses, clay style"
 
@@ -166,6 +168,35 @@ def test_an_edit_stays_nearer_to_its_start_the_weaker_it_is(seeing):
     assert edits[0].provenance["request"]["start"] == start.provenance["request"]
     with pytest.raises(StyleAvatarError, match="nothing that could be changed"):
         seeing(prompt="front view", start=start)
+
+
+def test_an_edit_moves_along_the_difference_that_the_change_makes(seeing):
+    """With one candidate, in the middle of its steps, of the picture-free draws of one seed."""
+    start = seeing(seed=1, truncation=1.0)
+    one, twice = (seeing(prompt="with a beard", start=start, strength=share, candidates=1) for share in (0.2, 0.4))
+    torch.testing.assert_close(twice.codes - start.codes, 2 * (one.codes - start.codes), atol=1e-4, rtol=1e-4)
+    assert "truncation" not in one.provenance["request"]
+
+
+def test_an_edit_keeps_what_it_is_not_asked_for_rather_than_changing_more(seeing):
+    start = seeing(seed=1, truncation=1.0)
+    goal = seeing._goal(Request(prompt="with a beard", start=start))
+    beards = list(WORDS).index("beard")
+    parts = list(split(goal.before.shown).values())
+    parts[beards] = split(encode([goal.changed]))["beard"]
+    sure = torch.cat(parts, 1)
+    changed_all = torch.cat([part if i == beards else part.roll(1, 1) for i, part in enumerate(parts)], 1)
+    one, more = score(goal, torch.zeros(2), torch.cat([sure, changed_all]))
+    assert one > more > score(goal, torch.zeros(1), goal.before.shown)
+
+
+def test_towards_a_picture_an_edit_starts_from_the_avatar(seeing):
+    start, picture = seeing(seed=1, truncation=1.0), np.full((8, 8, 3), 200, np.uint8)
+    gone = [
+        float((seeing(image=picture, start=start, strength=share, candidates=1).codes - start.codes).norm())
+        for share in (0.1, 0.5, 1.0)
+    ]
+    assert gone == sorted(gone) and gone[0] > 0
 
 
 def test_an_edit_needs_somebody_who_sees(pipeline):

@@ -5,6 +5,8 @@ import pytest
 from styleavatar3d.avatar.requests import Request, parse_attributes, read_table, spread
 from styleavatar3d.errors import StyleAvatarError
 
+LONG = "an old woman with long red hair, round glasses and a green turtleneck, clay style"
+
 
 @pytest.mark.parametrize(
     "asked",
@@ -26,6 +28,21 @@ from styleavatar3d.errors import StyleAvatarError
 def test_requests_that_mean_nothing_are_refused(asked):
     with pytest.raises(StyleAvatarError):
         Request(**asked)
+
+
+def test_the_more_is_asked_for_the_more_is_insisted():
+    one, some, many = (Request(prompt=f"a {words}") for words in ("man", "bald man with glasses, clay style", LONG))
+    assert (one.scale, one.pull) == (1.5, 1.0) and (many.scale, many.pull) == (3.0, 0.9)
+    assert one.scale < some.scale < many.scale and one.pull > some.pull > many.pull
+    for closely in ({"image": "a.png"}, {"prompt": "somebody mysterious"}, {"prompt": "a man", "start": object()}):
+        assert Request(**closely).scale == 3.0
+    own = Request(prompt="a man", guidance={"text": 2.0}, truncation=0.5)
+    assert own.scale == {"text": 2.0} and own.pull == 0.5 and own.told()["guidance"] == {"text": 2.0}
+    assert Request(seed=1).pull == 0.7
+    assert Request(prompt="a man", attributes={"gender": "woman", "hair": "bob"}).words == {
+        "gender": "woman",
+        "hair": "bob",
+    }
 
 
 def test_an_unknown_attribute_names_the_nearest():

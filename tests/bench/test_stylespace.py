@@ -15,7 +15,7 @@ from styleavatar3d.bench import stylespace
 from styleavatar3d.bench.evaluate_prior import asked
 from styleavatar3d.bench.held_out import signed
 from styleavatar3d.bench.measured import sections
-from styleavatar3d.bench.stylespace_measures import EDITS, PICTURES, PROMPTS, StyleSpace, distance
+from styleavatar3d.bench.stylespace_measures import EDITS, PICTURES, PROMPTS, SEEDS, WORD, StyleSpace, distance
 from styleavatar3d.bench.stylespace_methods import FIT, OF_PICTURES, OF_PROMPTS, inverted, ranked
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.metrics.judge import Judge
@@ -49,14 +49,16 @@ def test_every_table_has_its_rows_and_its_numbers_are_in_range(told):
     assert [row["method"] for row in tables["pictures"]] == list(OF_PICTURES)
     assert [row["method"] for row in tables["prompts"]] == list(OF_PROMPTS)
     assert [row["edit"] for row in tables["edits"]] == [edit.prompt for edit in EDITS]
-    assert [row["condition"] for row in tables["diversity"]] == [*PICTURES, PROMPTS]
+    assert [row["condition"] for row in tables["diversity"]] == [*PICTURES, PROMPTS, WORD]
     assert [row["avatars"] for row in tables["pictures"]] == [1 if name in FIT else COUNT for name in OF_PICTURES]
     shares = [row[f"first, {kind}"] for row in tables["pictures"] for kind in PICTURES]
     shares += [row[name] for row in tables["prompts"] for name in ("attributes", "core attributes")]
     shares += [row[name] for row in tables["edits"] for name in ("changed", "identity kept", "both") if row["avatars"]]
     assert all(0 <= share <= 1 for share in shares)
     assert all(row["W error"] > 0 and row["nearer to a training code"] is None for row in tables["pictures"])
-    assert all(row["ratio"] > 0 for row in tables["diversity"])
+    *conditions, word = tables["diversity"]
+    assert all(row["ratio"] > 0 for row in conditions)
+    assert word["distance"] > 0 and (word["ratio"] is None) == (word["of random avatars"] is None)
     first, turned = tables["latency"]
     assert 0 < first["wall seconds"] < turned["wall seconds"]
 
@@ -101,6 +103,14 @@ def test_more_random_codes_come_nearer(pipeline: Any):
     request = Request(prompt=asked(0, 0)[0], seed=3)
     near = [ranked(pipeline, request, count).provenance["request"]["likeness"] for count in (1, 8)]
     assert near[1] >= near[0] - 1e-3
+
+
+def test_avatars_of_one_word_are_compared_with_those_that_show_it(folder: Path, tmp_path: Path):
+    space = StyleSpace(stylespace.Job(str(tmp_path), COUNT, 1, str(folder), 0))
+    likely = space.judge.judge(space._fronts([space._random(0)])).words[0]
+    shown = space._showing({"kind": likely["kind"]}, 0)
+    assert len(shown) == SEEDS and all(words["kind"] == likely["kind"] for words in space.judge.judge(shown).words)
+    assert space._word(0).items() <= asked(1, 0)[1].items() and len(space._word(0)) == 1
 
 
 def test_distance_is_that_of_pairs():

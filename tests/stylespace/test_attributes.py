@@ -41,6 +41,17 @@ def test_the_share_that_shows_is_the_mean_probability():
     assert attributes.share_shown(certain, {}).tolist() == [0.0, 0.0]
 
 
+def test_what_is_kept_is_told_without_what_should_change():
+    before, other = logits(LOOK), logits(LOOK | {"hair_color": "blue", "hair": "bald"})
+    certain = [
+        torch.cat([part.softmax(1) for part in attributes.split(one * 9).values()], 1) for one in (before, other)
+    ]
+    both = torch.cat(certain)
+    kept = attributes.share_kept(both, certain[0], {"hair_color"})
+    torch.testing.assert_close(kept, torch.tensor([1.0, 1 - 1 / (len(WORDS) - 1)]), atol=1e-3, rtol=0)
+    assert attributes.share_kept(both, certain[0], WORDS).tolist() == [1.0, 1.0]
+
+
 def test_what_shows_is_read_in_every_view():
     """What an estimator sees in one of three views it believes by a third."""
 
