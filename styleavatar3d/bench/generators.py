@@ -2,12 +2,14 @@
 
 Two sizes: S makes 64 px from 32^2 rays of 12 + 12 samples in planes of 64, M 128 px from 64^2 rays of 24 + 24 in planes
 of 128; both have 3 x 32 plane channels, a decoder of 64 units and 32 features, twofold super-resolution. Of each size
-there is the light network and EG3D's. S is measured against the small yardstick, M against the medium one.
+there is the light network and EG3D's, whose convolutions multiply in float32 or in bfloat16 (the gradient penalty
+always in float32). S is measured against the small yardstick, M against the medium one.
 """
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -25,6 +27,7 @@ from styleavatar3d.gan.classic_discriminators import ClassicDiscriminator
 from styleavatar3d.gan.discriminator import Discriminator, DiscriminatorConfig, pictures_for
 from styleavatar3d.gan.generator import Generator, GeneratorConfig, Rendering
 from styleavatar3d.gan.losses import discriminator_loss, generator_loss
+from styleavatar3d.gan.stylegan2 import multiply_in
 
 BATCH, PENALTY_INTERVAL = 4, 16
 YARDS = {"S": "small", "M": "medium"}
@@ -63,7 +66,7 @@ def light(size: str) -> Pair:
     return Pair(f"light {size}", YARDS[size], Generator(config), discriminator, judge)
 
 
-def eg3d(size: str) -> Pair:
+def eg3d(size: str, convolutions: Literal["fp32", "bf16"] = "fp32") -> Pair:
     """EG3D's network, as it would be imported."""
     rays, image, planes, base, most, samples = {
         "S": (32, 64, 64, 8192, 128, (12, 12)),
@@ -73,16 +76,17 @@ def eg3d(size: str) -> Pair:
         ClassicConfig(
             family="eg3d", plane_resolution=planes, neural_resolution=rays, image_resolution=image,
             channel_base=base, channel_max=most, rendering=ClassicRendering(samples=samples),
-            super_resolution=ClassicSuperResolution(module="2x"),
+            super_resolution=ClassicSuperResolution(module="2x"), convolutions=convolutions,
         )
     )  # fmt: skip
     discriminator = ClassicDiscriminator(
         ClassicDiscriminatorConfig(family="eg3d", resolution=image, channel_base=base, channel_max=most)
     )
-    return Pair(f"EG3D {size}", YARDS[size], generator, discriminator, discriminator)
+    name = f"EG3D {size}" if convolutions == "fp32" else f"EG3D {size}, {convolutions}"
+    return Pair(name, YARDS[size], generator, discriminator, discriminator)
 
 
-PAIRS = (light, eg3d)
+PAIRS = (light, eg3d, partial(eg3d, convolutions="bf16"))
 
 
 def rows(repeats: int, sizes: tuple[str, ...] = ("S", "M")) -> list[dict[str, Any]]:
@@ -141,7 +145,10 @@ def steps(pair: Pair) -> dict[str, Task]:
         for net in (generator, pair.discriminator)
     ]
 
+    half = torch.bfloat16 if getattr(generator.config, "convolutions", "") == "bf16" else None
+
     def step(penalty: bool) -> None:
+        multiply_in(pair.discriminator, None if penalty else half)
         pair.discriminator.requires_grad_(False)
         codes = generator.mapping(torch.randn(BATCH, 512, generator=draw))
         view = generator.render(generator.planes(codes), labels, codes=codes)

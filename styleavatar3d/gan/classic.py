@@ -36,7 +36,14 @@ from styleavatar3d.gan.classic_superresolution import ClassicSuperResolutionModu
 from styleavatar3d.gan.generator import Rendering
 from styleavatar3d.gan.hierarchy import HierarchicalSynthesis
 from styleavatar3d.gan.pose_branch import PoseBranch, mirrored_where, on_figures_left, turned_back
-from styleavatar3d.gan.stylegan2 import FullyConnectedLayer, MappingNetwork, Noise, SynthesisNetwork, ToRGBLayer
+from styleavatar3d.gan.stylegan2 import (
+    FullyConnectedLayer,
+    MappingNetwork,
+    Noise,
+    SynthesisNetwork,
+    ToRGBLayer,
+    multiply_in,
+)
 from styleavatar3d.ops.bias_act import bias_act
 from styleavatar3d.runtime.storage import Storage
 from styleavatar3d.runtime.weights import save_weights
@@ -100,6 +107,7 @@ class ClassicGenerator(nn.Module):
             else None
         )
         self.pose_branch = PoseBranch(config.z_dim, (128, 32), config.pose_numbers) if config.pose_numbers else None
+        multiply_in(self, torch.bfloat16 if config.convolutions == "bf16" else None)
 
     @property
     def w_mean(self) -> Float[Tensor, "w"]:

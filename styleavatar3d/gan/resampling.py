@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -27,34 +28,38 @@ def resampled_convolution(
     padding: int | list[int] = 0,
     groups: int = 1,
     correlate: bool = True,
+    multiply: torch.dtype | None = None,
 ) -> Float[Tensor, "batch out tall wide"]:
     """Up-sample with the low-pass `kernel`, convolve with `weight`, down-sample with the low-pass `kernel`.
 
     `padding` counts in the up-sampled picture and comes on top of what the low-pass needs. `correlate` False reverses
-    the weight (true convolution).
+    the weight (true convolution). `multiply` is the format of the factors, if not that of x; sums are float32.
     """
+    how = groups, correlate, multiply
     around = sides(padding)
     if up > 1:
         around = [a + b for a, b in zip(around, upsampling_padding(kernel, up), strict=True)]
     if down > 1:
         around = [a + b for a, b in zip(around, downsampling_padding(kernel, down), strict=True)]
     if up > 1:
-        return _upsampled(x, weight, kernel, up, down, around, groups, correlate)
+        return _upsampled(x, weight, kernel, up, down, around, *how)
     if down > 1:
         if weight.shape[2:] == (1, 1):
-            return _convolution(upfirdn2d(x, kernel, down=down, padding=around), weight, groups, correlate)
-        return _convolution(upfirdn2d(x, kernel, padding=around), weight, groups, correlate, stride=down)
+            return _convolution(upfirdn2d(x, kernel, down=down, padding=around), weight, *how)
+        return _convolution(upfirdn2d(x, kernel, padding=around), weight, *how, stride=down)
     if around[0] == around[1] and around[2] == around[3] and min(around) >= 0:
-        return _convolution(x, weight, groups, correlate, padding=(around[2], around[0]))
-    return _convolution(F.pad(x, around), weight, groups, correlate)
+        return _convolution(x, weight, *how, padding=(around[2], around[0]))
+    return _convolution(F.pad(x, around), weight, *how)
 
 
-def _upsampled(x, weight, kernel, up: int, down: int, around: list[int], groups: int, correlate: bool) -> Tensor:
+def _upsampled(
+    x, weight, kernel, up: int, down: int, around: list[int], groups: int, correlate: bool, multiply
+) -> Tensor:
     """Convolution, zero insertion and low-pass commute; the cheapest order convolves at the low resolution."""
     if weight.shape[2:] == (1, 1):
-        y = upfirdn2d(_convolution(x, weight, groups, correlate), kernel, up=up, padding=around, gain=up**2)
+        y = upfirdn2d(_convolution(x, weight, groups, correlate, multiply), kernel, up=up, padding=around, gain=up**2)
     else:
-        y = _transposed(x, weight, up, groups, correlate)
+        y = _transposed(x, weight, up, groups, correlate, multiply)
         rows, columns = weight.shape[2:]
         left, right, top, bottom = around
         inner = [left - (columns - 1), right - (columns - up), top - (rows - 1), bottom - (rows - up)]
@@ -62,19 +67,28 @@ def _upsampled(x, weight, kernel, up: int, down: int, around: list[int], groups:
     return y if down == 1 else upfirdn2d(y, kernel, down=down)
 
 
-def _transposed(x: Tensor, weight: Tensor, up: int, groups: int, correlate: bool) -> Tensor:
+def _transposed(
+    x: Tensor, weight: Tensor, up: int, groups: int, correlate: bool, multiply: torch.dtype | None
+) -> Tensor:
     """Zero insertion and full convolution: (size - 1) * up + kernel pixels a side."""
     weight = weight.flip([2, 3]) if correlate else weight
     out, group_in, rows, columns = weight.shape
     weight = weight.view(groups, out // groups, group_in, rows, columns).transpose(1, 2)
-    return F.conv_transpose2d(x, weight.reshape(-1, out // groups, rows, columns), stride=up, groups=groups)
+    weight = weight.reshape(-1, out // groups, rows, columns)
+    return F.conv_transpose2d(*_factors(x, weight, multiply), stride=up, groups=groups).to(x.dtype)
 
 
 def _convolution(
-    x: Tensor, weight: Tensor, groups: int, correlate: bool, *, stride: int = 1, padding: Sequence[int] = (0, 0)
-) -> Tensor:
+    x: Tensor, weight: Tensor, groups: int, correlate: bool, multiply: torch.dtype | None, *, stride: int = 1,
+    padding: Sequence[int] = (0, 0),
+) -> Tensor:  # fmt: skip
     weight = weight if correlate or weight.shape[2:] == (1, 1) else weight.flip([2, 3])
-    return F.conv2d(x, weight, stride=stride, padding=list(padding), groups=groups)
+    factors = _factors(x, weight, multiply)
+    return F.conv2d(*factors, stride=stride, padding=list(padding), groups=groups).to(x.dtype)
+
+
+def _factors(x: Tensor, weight: Tensor, multiply: torch.dtype | None) -> tuple[Tensor, Tensor]:
+    return (x, weight) if multiply is None else (x.to(multiply), weight.to(multiply))
 
 
 def resize(

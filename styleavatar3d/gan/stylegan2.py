@@ -65,6 +65,7 @@ class Conv2dLayer(nn.Module):
         self.up, self.down, self.activation, self.clamp = up, down, activation, clamp
         self.gain, self.padding = 1 / math.sqrt(inputs * kernel**2), kernel // 2
         self.activation_gain = 1.0 if activation == "linear" else ACTIVATION_GAIN
+        self.multiply: torch.dtype | None = None
 
     def forward(
         self, x: Float[Tensor, "batch inputs height width"], gain: float = 1.0
@@ -73,12 +74,22 @@ class Conv2dLayer(nn.Module):
         bare = self.bias is None and self.activation == "linear" and self.clamp is None
         y = resampled_convolution(
             x, (self.weight * (self.gain * gain if bare else self.gain)).to(x.dtype), self.resample_filter, up=self.up,
-            down=self.down, padding=self.padding, correlate=self.up == 1,
+            down=self.down, padding=self.padding, correlate=self.up == 1, multiply=self.multiply,
         )  # fmt: skip
         if bare:
             return y
         clamp = None if self.clamp is None else self.clamp * gain
         return bias_act(y, self.bias, act=self.activation, gain=self.activation_gain * gain, clamp=clamp)
+
+
+def multiply_in(network: nn.Module, dtype: torch.dtype | None) -> None:
+    """Let all 3x3 convolutions of a network multiply in this format; None is that of their input.
+
+    Sums, and everything between two convolutions, stay as they are, so that in bfloat16 nothing overflows.
+    """
+    for layer in network.modules():
+        if isinstance(layer, (Conv2dLayer, SynthesisLayer)):
+            layer.multiply = dtype
 
 
 class Kept:
@@ -133,16 +144,19 @@ def modulated_convolution(
     demodulate: bool = True,
     correlate: bool = True,
     table: Float[Tensor, "out in"] | None = None,
+    multiply: torch.dtype | None = None,
     **finish: Any,
 ) -> Float[Tensor, "batch out rows columns"]:
     """Convolution with weights scaled per sample by styles, each filter then normalised (equations 1 and 3).
 
     The input is scaled instead of the weight, and the result instead of the filter, so one weight serves the batch.
-    `finish` is what `bias_act` does with the result; `table` is the weight's `power`, if it is known.
+    `finish` is what `bias_act` does with the result; `table` is the weight's `power`, if it is known; `multiply` is the
+    format that the convolution multiplies in, if not x's own.
     """
     y = resampled_convolution(
-        bias_act(x, scale=styles), weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate
-    )
+        bias_act(x, scale=styles), weight.to(x.dtype), kernel, up=up, down=down, padding=padding, correlate=correlate,
+        multiply=multiply,
+    )  # fmt: skip
     scale = demodulation(power(weight) if table is None else table, styles) if demodulate else None
     return bias_act(y, scale=scale, noise=noise, **finish)
 
@@ -169,6 +183,7 @@ class SynthesisLayer(nn.Module):
         self.noise_strength = nn.Parameter(torch.zeros(()))
         self.bias = nn.Parameter(torch.zeros(outputs))
         self.resolution, self.up, self.clamp = resolution, up, clamp
+        self.multiply: torch.dtype | None = None
         self.table, self.laid_out = Kept(power), Kept(channels_last if up == 1 else transposed_channels_last)
 
     def forward(
@@ -177,8 +192,9 @@ class SynthesisLayer(nn.Module):
     ) -> Float[Tensor, "rows outputs tall wide"]:  # fmt: skip
         return modulated_convolution(
             x, self.laid_out(self.weight), self.styles(w), noise=self.noise(noise, len(x)), up=self.up, padding=1,
-            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), bias=self.bias,
-            act="lrelu", gain=ACTIVATION_GAIN * gain, clamp=None if self.clamp is None else self.clamp * gain,
+            kernel=self.resample_filter, correlate=self.up == 1, table=self.table(self.weight), multiply=self.multiply,
+            bias=self.bias, act="lrelu", gain=ACTIVATION_GAIN * gain,
+            clamp=None if self.clamp is None else self.clamp * gain,
         )  # fmt: skip
 
     def styles(self, w: Float[Tensor, "batch w"]) -> Float[Tensor, "rows inputs"]:

@@ -18,6 +18,7 @@ from styleavatar3d.gan.classic_config import (
 from styleavatar3d.gan.classic_discriminators import ClassicDiscriminator
 from styleavatar3d.gan.classic_renderer import ray_limits
 from styleavatar3d.gan.generator import Generator
+from styleavatar3d.gan.stylegan2 import multiply_in
 
 SMALL = {
     "z_dim": 8, "w_dim": 8, "channel_base": 64, "channel_max": 8, "plane_resolution": 16, "plane_channels": 4,
@@ -296,3 +297,33 @@ def test_what_does_not_fit_is_refused():
     ):  # fmt: skip
         with pytest.raises(ValidationError):
             ClassicConfig.model_validate(CONFIGS["panohead"].model_dump() | changes)
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_convolutions_in_bfloat16_change_pictures_a_little_and_nothing_else(name):
+    """Nothing else: weights, what comes out, and what is differentiated stay float32."""
+    exact, quick = make(name), make(name, convolutions="bf16")
+    z, label = torch.randn(2, 8, generator=torch.Generator().manual_seed(1)), exact.front_label(2)
+    seen = [generator(z, label) for generator in (exact, quick)]
+    assert seen[1].image.dtype == torch.float32 and {p.dtype for p in quick.parameters()} == {torch.float32}
+    error = (seen[1].image - seen[0].image).norm() / seen[0].image.norm()
+    assert 1e-5 < error < 0.02
+    gradients = [
+        torch.autograd.grad(view.image.square().mean(), generator.backbone.synthesis.b8.conv1.weight)[0]
+        for view, generator in zip(seen, (exact, quick), strict=True)
+    ]
+    assert torch.cosine_similarity(*(gradient.flatten() for gradient in gradients), dim=0) > 0.99
+
+
+def test_a_discriminator_can_multiply_in_bfloat16_and_go_back():
+    torch.manual_seed(0)
+    network = ClassicDiscriminator(
+        ClassicDiscriminatorConfig(family="eg3d", resolution=16, channel_base=64, channel_max=8)
+    )
+    pictures, label = torch.randn(4, 3, 16, 16), orbit_labels(torch.zeros(4), torch.zeros(4))
+    exact = network(pictures, pictures, label)
+    multiply_in(network, torch.bfloat16)
+    quick = network(pictures, pictures, label)
+    assert quick.dtype == torch.float32 and 0 < (quick - exact).abs().max() < 0.05 * exact.abs().max().clamp(min=0.1)
+    multiply_in(network, None)
+    assert torch.equal(network(pictures, pictures, label), exact)
