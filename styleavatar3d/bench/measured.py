@@ -9,11 +9,13 @@ from styleavatar3d.errors import StyleAvatarError
 
 
 class Section(NamedTuple):
-    """How a table of `bench` is shown: its title, how it came about, and which of its parts are tables of their own."""
+    """How a table of `bench` is shown: its title, how it came about, which of its parts are tables of their own, and
+    what its picture shows, NAME.png beside the table, if there is one."""
 
     title: str
     how: str
     parts: tuple[str, ...] = ("rows",)
+    picture: str = ""
 
 
 SECTIONS = {
@@ -29,6 +31,7 @@ SECTIONS = {
         "renders with exact cameras; for the label's rows every fifth camera is wrong. Means over {seeds} seeds, and\n"
         "the spread (standard deviation).",
         ("summary",),
+        "two samples of each training of the first seed, row by row in the order of the table, from eight sides",
     ),
     "stylespace": Section(
         "What the style prior is worth",
@@ -79,6 +82,8 @@ def _section(name: str, path: Path) -> str:
     try:
         told = json.loads(path.read_text())
         tables = [_table(told[part]) for part in section.parts]
+        if section.picture and path.with_suffix(".png").is_file():
+            tables.append(f"![{section.picture}](pictures/{name}.png)\n")
         return "\n".join([f"## {section.title}", "", section.how.format(**told), "", "\n".join(tables)])
     except (ValueError, KeyError, TypeError, AttributeError, IndexError) as error:
         raise StyleAvatarError(

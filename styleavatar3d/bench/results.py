@@ -1,6 +1,7 @@
 """The results page: what was asked, what `evaluate` and `bench` measured, what the training cost, and its curves."""
 
 import json
+import shutil
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -49,8 +50,8 @@ the judge (`metrics/judge.py`), which has seen renders only and which nothing in
 
 
 def write(data: str | Path, page: str | Path) -> dict[str, Any]:
-    """Write `page` (Markdown) and `pictures/curves.svg` beside it; returns their paths. The sources, all in `data`:
-    evaluation.json, training.json, curves.json, and what `bench` left in tables/, where anything was kept.
+    """Write `page` (Markdown) and `pictures/` beside it; returns the paths of page and curves. The sources, all in
+    `data`: evaluation.json, training.json, curves.json, and what `bench` left in tables/, where anything was kept.
 
     Raises StyleAvatarError when a source is missing or damaged."""
     folder, page = Path(data), Path(page)
@@ -58,6 +59,8 @@ def write(data: str | Path, page: str | Path) -> dict[str, Any]:
     picture = page.parent / "pictures" / "curves.svg"
     picture.parent.mkdir(parents=True, exist_ok=True)
     picture.write_text(draw(curves))
+    for kept in sorted((folder / "tables").glob("*.png")):
+        shutil.copyfile(kept, picture.parent / kept.name)
     parts = [HEAD, _reached(evaluation), _attributes(evaluation), *sections(folder / "tables")]
     parts += [_spent(training), _curves(picture.name)]
     page.write_text("\n".join(parts))

@@ -46,6 +46,17 @@ def test_the_page_says_what_was_asked_and_what_came_out(folder: Path) -> None:
     assert (folder / "docs" / "pictures" / "curves.svg").is_file() and "pictures/curves.svg" in page
 
 
+def test_a_picture_kept_beside_its_table_is_shown(folder: Path) -> None:
+    (folder / "tables").mkdir()
+    told = {"size": 32, "kimg": 30, "seeds": 2, "summary": [{"variant": "no label", "FID": 0.3}]}
+    (folder / "tables" / "gan-ablation.json").write_text(json.dumps(told))
+    assert "gan-ablation.png" not in Path(results.write(folder, folder / "docs" / "results.md")["page"]).read_text()
+    (folder / "tables" / "gan-ablation.png").write_bytes(b"picture")
+    page = Path(results.write(folder, folder / "docs" / "results.md")["page"]).read_text()
+    assert "](pictures/gan-ablation.png)" in page
+    assert (folder / "docs" / "pictures" / "gan-ablation.png").read_bytes() == b"picture"
+
+
 def test_tables_of_bench_become_sections(folder: Path) -> None:
     (folder / "tables").mkdir()
     rows = [{"row": "renders", "faces on backs": 0.0}, {"row": "depth, view words", "faces on backs": None}]
