@@ -61,7 +61,7 @@ def generate(
         strength: with --start: how far from it at most, up to 1
         number: avatars of each request, from the seeds --seed, --seed + 1 ...
         truncation: pull codes towards the mean: 1 varied, 0 the mean avatar (default: 0.9 to 1, of seeds 0.7)
-        guidance: classifier-free guidance of the style prior (default: 1.5 where one word is asked for, up to 3)
+        guidance: classifier-free guidance of the style prior (default: 1.5 for one word to 3 for a picture)
         candidates: codes drawn per avatar; the one nearest to what was asked for is kept
         steps: of the style prior, from noise to a code
         seed: seed of the draws

@@ -32,7 +32,7 @@ def test_requests_that_mean_nothing_are_refused(asked):
 
 def test_the_more_is_asked_for_the_more_is_insisted():
     one, some, many = (Request(prompt=f"a {words}") for words in ("man", "bald man with glasses, clay style", LONG))
-    assert (one.scale, one.pull) == (1.5, 1.0) and (many.scale, many.pull) == (3.0, 0.9)
+    assert (one.scale, one.pull) == (1.5, 1.0) and (many.scale, many.pull) == (2.25, 0.9)
     assert one.scale < some.scale < many.scale and one.pull > some.pull > many.pull
     for closely in ({"image": "a.png"}, {"prompt": "somebody mysterious"}, {"prompt": "a man", "start": object()}):
         assert Request(**closely).scale == 3.0
