@@ -92,12 +92,20 @@ def _section(name: str, path: Path) -> str:
 
 
 def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    rows = [_with_spread(row) for row in rows]
     columns = {name: cell for row in rows for name, cell in row.items()}
     names = [name for name, cell in columns.items() if not isinstance(cell, dict)]
     lines = ["| " + " | ".join(name.replace("_", " ") for name in names) + " |", "|---" * len(names) + "|"]
     return (
         "\n".join([*lines, *("| " + " | ".join(_cell(row.get(name)) for name in names) + " |" for row in rows)]) + "\n"
     )
+
+
+def _with_spread(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A row whose columns "NAME, spread" stand behind the numbers that they are the spread of."""
+    spreads = {name: row[f"{name}, spread"] for name in row if row.get(f"{name}, spread") is not None}
+    told = {name: cell for name, cell in row.items() if not name.endswith(", spread")}
+    return told | {name: f"{told[name]} ± {spread}" for name, spread in spreads.items()}
 
 
 def _cell(value: Any) -> str:

@@ -48,12 +48,14 @@ def test_the_page_says_what_was_asked_and_what_came_out(folder: Path) -> None:
 
 def test_a_picture_kept_beside_its_table_is_shown(folder: Path) -> None:
     (folder / "tables").mkdir()
-    told = {"size": 32, "kimg": 30, "seeds": 2, "summary": [{"variant": "no label", "FID": 0.3}]}
+    told = {"size": 32, "kimg": 30, "seeds": 2, "summary": [{"variant": "no label", "FID": 0.3, "FID, spread": 0.02}]}
     (folder / "tables" / "gan-ablation.json").write_text(json.dumps(told))
     assert "gan-ablation.png" not in Path(results.write(folder, folder / "docs" / "results.md")["page"]).read_text()
     (folder / "tables" / "gan-ablation.png").write_bytes(b"picture")
     page = Path(results.write(folder, folder / "docs" / "results.md")["page"]).read_text()
-    assert "](pictures/gan-ablation.png)" in page
+    assert (
+        "](pictures/gan-ablation.png)" in page and "| variant | FID |" in page and "| no label | 0.3 ± 0.02 |" in page
+    )
     assert (folder / "docs" / "pictures" / "gan-ablation.png").read_bytes() == b"picture"
 
 
