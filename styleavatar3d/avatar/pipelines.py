@@ -35,7 +35,7 @@ _SHORTLIST, _SIDES = 12, (-30.0, 30.0)
 _SAMPLES = 12
 """Pictures to choose by have half of a generator's samples, but no fewer than these. 27 of 28 choices were the same."""
 _LONGEST_STEP = 5.0
-"""With strength 1, in differences that a change makes; where half of the codes are beyond what looks like anybody."""
+"""With strength 1, in differences that a change makes. Two of them leave one avatar in six known among 100."""
 Part = TypeVar("Part")
 
 

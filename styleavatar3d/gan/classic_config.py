@@ -108,7 +108,7 @@ class ClassicConfig(Strict):
     camera_shift: bool = False
     """a network of (z, label) moves the camera"""
     convolutions: Literal["fp32", "bf16"] = "fp32"
-    """what they multiply in: bf16 is faster where the processor has it, and off by half a per cent"""
+    """what they multiply in: bf16 is faster where the processor has it, and off by up to one per cent"""
     pose_numbers: int = Field(default=0, ge=0)
     """body-pose numbers that a network of (z, camera) predicts"""
     neural_resolution: PositiveInt = 64

@@ -33,7 +33,7 @@ def resampled_convolution(
     """Up-sample with the low-pass `kernel`, convolve with `weight`, down-sample with the low-pass `kernel`.
 
     `padding` counts in the up-sampled picture and comes on top of what the low-pass needs. `correlate` False reverses
-    the weight (true convolution). `multiply` is the format of the factors, if not that of x; sums are float32.
+    the weight (true convolution). `multiply` is the format of factors and result, if not that of x.
     """
     how = groups, correlate, multiply
     around = sides(padding)

@@ -83,9 +83,9 @@ class Conv2dLayer(nn.Module):
 
 
 def multiply_in(network: nn.Module, dtype: torch.dtype | None) -> None:
-    """Let all 3x3 convolutions of a network multiply in this format; None is that of their input.
+    """Let all convolutions of a network multiply in this format; None is that of their input.
 
-    Sums, and everything between two convolutions, stay as they are, so that in bfloat16 nothing overflows.
+    Each result is rounded to it once; sums within, and everything between two convolutions, stay in float32.
     """
     for layer in network.modules():
         if isinstance(layer, (Conv2dLayer, SynthesisLayer)):

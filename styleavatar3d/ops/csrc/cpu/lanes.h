@@ -71,7 +71,7 @@ inline Lanes softplus(Lanes x) {
 }
 
 // While one lives, numbers below 1e-38 count as 0. Light that got through opaque matter is made of them, each costs
-// a processor about a hundred cycles, and together they were two thirds of a backward pass through a trained field.
+// a processor about a hundred cycles, and together they took most of a backward pass through a trained field.
 class TinyIsZero {
 #if defined(__SSE__)
   static constexpr unsigned FLUSH_RESULTS = 0x8000, FLUSH_OPERANDS = 0x0040;
