@@ -31,5 +31,6 @@ esac
 STYLEAVATAR3D_PROCESSES=$(sed -n 's/^num_processes: *//p' "$profile") # training refuses to begin with fewer
 export STYLEAVATAR3D_PROCESSES
 shift 2
+export PYTHONFAULTHANDLER=1 # a process that a signal ends says where it was
 export PYTHONPATH=$root${PYTHONPATH:+:$PYTHONPATH}
 exec "${PYTHON:-python}" -m accelerate.commands.launch --config_file "$profile" -m styleavatar3d train "$stage" "$@"

@@ -1,5 +1,6 @@
 """Fixtures that several packages share."""
 
+import random
 import socket
 import subprocess
 import sys
@@ -10,10 +11,20 @@ import uuid
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
 from jaxtyping import install_import_hook
 
 install_import_hook("styleavatar3d", "typecheck.check")  # shapes and types are checked under pytest only
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup() -> None:
+    """Every test draws the same numbers each time, alone or in the suite: a failure can be looked at again."""
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
 
 
 @pytest.fixture(scope="session")

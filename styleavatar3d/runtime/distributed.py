@@ -7,6 +7,7 @@ called through any of its methods, in any number of passes, and second derivativ
 stay equal bit by bit, because each applies the same averaged gradient.
 """
 
+import atexit
 import logging
 import os
 import warnings
@@ -109,6 +110,7 @@ def connect(threads: int = 0, zero: bool = False) -> World:
     # with cpu=True accelerate leaves DeepSpeed out without a word, without a backend it believes each process alone
     options: dict[str, Any] = {"kwargs_handlers": [InitProcessGroupKwargs(backend="gloo")]} if cpu else {}
     accelerator: Any = Accelerator(cpu=cpu and not deepspeed, mixed_precision="no", **options)
+    atexit.register(accelerator.state.destroy_process_group)  # at an exit without it gloo's threads may abort
     world = World(accelerator)
     if world.zero:  # else transformers would share out every network it loads, and wait for who loads none
         accelerator.state.deepspeed_plugin.dschf = None

@@ -78,7 +78,7 @@ def launch(profile: str, recipe: Path, out: Path, *more: str) -> subprocess.Pope
 
 def finish(process: subprocess.Popen[str], out: Path) -> dict:
     words = process.communicate(timeout=900)[0]
-    assert process.returncode == 0, words
+    assert process.returncode == 0, words[-6000:]  # how it ended, not how it went
     return json.loads((out / "summary.json").read_text())
 
 
