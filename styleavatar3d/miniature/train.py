@@ -7,7 +7,6 @@ Each stage resumes by itself and does nothing when it is done, so stages may run
 from __future__ import annotations
 
 import json
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -58,35 +57,47 @@ def train(config: MiniatureConfig) -> dict[str, Any]:
         if world.main:
             storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())
             storage.publish("config.yaml", save_config(config).encode())
-    if world.main and "diffusion" in config.train.stages:
+    if world.main and {"diffusion", "judge", "estimators"} & set(config.train.stages):
         summary["weights"] = export(config)
     world.wait()
     return summary
 
 
 def export(config: MiniatureConfig) -> str:
-    """Write the finished weights in fp16, with the summaries, under `out/weights`; returns that folder."""
+    """Write the weights of every finished model in fp16, with the summaries, under `out/weights`; returns that place.
+
+    The diffusion is a pipeline with CLIP and codec, which come with it; diffusers writes it to local folders only.
+    """
     storage = Storage.open(config.run.out)
-    folder = storage.local_path("weights")
-    if folder is None:
-        got = config.run.out
-        raise StyleAvatarError("weights are exported to a local folder", got=got, remedy="use a local --run.out")
-    pipeline, controlnets = finished_pipeline(config)
-    halves = {kind: network.half() for kind, network in controlnets.items()}
-    save_pipeline(folder / "diffusion", pipeline.to(dtype=torch.float16), halves)
-    trained_clip(config).half().save_pretrained(folder / "clip")
-    tokenizer_for(config).save_pretrained(folder / "clip")
-    if storage.exists("judge/summary.json"):
-        trained("judge", Judge(), config).save_pretrained(folder / "judge")
-    if storage.exists("estimators/summary.json"):
-        trained("estimators", Estimator(LANDMARKS), config).save_pretrained(folder / "estimators")
+    home = f"{storage.url}/weights"
     summaries = {
         stage: json.loads(storage.read(f"{stage}/summary.json"))
         for stage in STAGES
         if storage.exists(f"{stage}/summary.json")
     }
-    Path(folder / "training.json").write_text(json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n")
-    for name in ("clip", "diffusion", "judge", "estimators"):
-        if (folder / name).is_dir():
-            (folder / name / "README.md").write_text(CARD.format(name=name, config=config_hash(config)))
-    return str(folder)
+    exported = [name for name in ("diffusion", "judge", "estimators") if name in summaries]
+    if "diffusion" in exported:
+        export_diffusion(config, storage)
+        exported.append("clip")
+    if "judge" in exported:
+        trained("judge", Judge(), config).save_pretrained(f"{home}/judge")
+    if "estimators" in exported:
+        trained("estimators", Estimator(LANDMARKS), config).save_pretrained(f"{home}/estimators")
+    for name in exported:
+        storage.publish(f"weights/{name}/README.md", CARD.format(name=name, config=config_hash(config)).encode())
+    about = json.dumps({"seed": config.run.seed, **summaries}, indent=2) + "\n"
+    storage.publish("weights/training.json", about.encode())
+    return home
+
+
+def export_diffusion(config: MiniatureConfig, storage: Storage) -> None:
+    """The pipeline with its ControlNets, and CLIP beside it."""
+    folder = storage.local_path("weights")
+    if folder is None:
+        got = config.run.out
+        raise StyleAvatarError("a diffusion is exported to a local folder", got=got, remedy="use a local run.out")
+    pipeline, controlnets = finished_pipeline(config)
+    halves = {kind: network.half() for kind, network in controlnets.items()}
+    save_pipeline(folder / "diffusion", pipeline.to(dtype=torch.float16), halves)
+    trained_clip(config).half().save_pretrained(folder / "clip")
+    tokenizer_for(config).save_pretrained(folder / "clip")

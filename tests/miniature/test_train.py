@@ -73,6 +73,15 @@ def test_all_stages_end_in_folders_that_load(trained_run: Path) -> None:
     )
 
 
+def test_one_model_alone_is_exported_too(folder: Path) -> None:
+    from styleavatar3d.metrics.judge import Judge
+
+    train(config_in(folder, "--train.stages", "judge"))
+    weights = folder / "run" / "weights"
+    Judge.from_pretrained(weights / "judge")
+    assert {path.name for path in weights.iterdir()} == {"judge", "training.json"}
+
+
 def test_what_is_done_is_not_done_again(trained_run: Path) -> None:
     records = {path: path.read_text() for path in (trained_run / "run").glob("*/latest.json")}
     started = time.process_time()
