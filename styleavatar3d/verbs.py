@@ -347,7 +347,7 @@ def results(data: str = "data/miniature", page: str = "docs/results.md", logs: t
     Args:
         data: folder of the weights
         page: page to write
-        logs: runs whose logs become curves.json first, as stage=folder; without any, curves.json stays
+        logs: runs whose logs go into curves.json first, as stage=folder; other stages there stay
     """
     from styleavatar3d.bench import curves
     from styleavatar3d.bench.results import write

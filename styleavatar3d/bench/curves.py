@@ -18,8 +18,9 @@ _COLUMNS, _WIDTH, _HEIGHT, _MARGIN = 4, 220, 130, 26
 
 
 def collect(runs: Mapping[str, str], out: str | Path) -> dict[str, Any]:
-    """Thin the logs of these runs (stage -> folder or s3:// prefix) and write them to `out` (JSON)."""
-    curves = {stage: thin(read_log(folder)) for stage, folder in runs.items()}
+    """Thin the logs of these runs (stage -> folder or s3:// prefix) into `out` (JSON); other stages there stay."""
+    known = json.loads(Path(out).read_text()) if Path(out).exists() else {}
+    curves = known | {stage: thin(read_log(folder)) for stage, folder in runs.items()}
     Path(out).write_text(json.dumps(curves, separators=(",", ":")) + "\n")
     return {"curves": str(out), "stages": list(curves)}
 
