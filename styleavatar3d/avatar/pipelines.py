@@ -11,7 +11,7 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
-from styleavatar3d.avatar.ranking import Goal, Start, likeness, score
+from styleavatar3d.avatar.ranking import FEATURES, Goal, Start, likeness, score
 from styleavatar3d.avatar.requests import Request, spread
 from styleavatar3d.encoders.encoder import Encoder
 from styleavatar3d.encoders.estimators import Estimator
@@ -147,14 +147,17 @@ class AvatarPipeline:
         changed = request.words
         if request.prompt is not None:
             clip.check(request.prompt)
-        picture = request.image
-        image = None
-        if picture is not None:
-            image = clip.images(read_picture(picture, self.generator.config.image_resolution)[None])
+        image = features = None
+        if request.image is not None:
+            picture = read_picture(request.image, self.generator.config.image_resolution)[None]
+            image = clip.images(picture)
+            features = self.estimator.features(picture) if self.estimator else None
         if request.start is None:
             text = clip.texts([request.prompt]) if request.prompt is not None else None
-            return Goal(image, text, changed, changed)
-        return self._edit(request, changed, image)
+            goal = Goal(image, text, changed, changed)
+        else:
+            goal = self._edit(request, changed, image)
+        return goal._replace(features=features)
 
     def _edit(self, request: Request, changed: dict[str, str], image: Tensor | None) -> Goal:
         """The start's own look, changed where the request says so."""
@@ -236,12 +239,14 @@ class AvatarPipeline:
         """
         prior, fronts = _loaded(self.prior), self._seen(codes)
         near = likeness(goal, prior.statistics.image(_loaded(self.clip).images(fronts)), prior.statistics)
-        few, shown = torch.arange(len(codes)), None
+        few, shown, alike = torch.arange(len(codes)), None, near
+        if self.estimator and goal.features is not None:
+            alike = near + FEATURES * torch.cosine_similarity(self.estimator.features(fronts), goal.features)
         if self.estimator and goal.words:
-            few = score(goal, near, words.shown(self.estimator, [fronts])).topk(min(_SHORTLIST, len(codes))).indices
+            few = score(goal, alike, words.shown(self.estimator, [fronts])).topk(min(_SHORTLIST, len(codes))).indices
             sides = [self._seen(codes[few], yaw) for yaw in _SIDES]
             shown = words.shown(self.estimator, [fronts[few], *sides])
-        best = int(few[score(goal, near[few], shown).argmax()])
+        best = int(few[score(goal, alike[few], shown).argmax()])
         return best, float(near[best])
 
     def _conditions(self, goal: Goal, count: int) -> Conditions:

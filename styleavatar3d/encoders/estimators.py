@@ -94,6 +94,10 @@ class Estimator(nn.Module):
             levels.append(layer(levels[-1]))
         return levels
 
+    def features(self, images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch features"]:
+        """What view and words are read from, of square pictures of any size, in [-1, 1]."""
+        return F.silu(self.levels(self.fitted(images))[-1]).flatten(1)
+
     @staticmethod
     def fitted(images: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch 3 64 64"]:
         """Square pictures at the size that the network reads."""

@@ -9,6 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from styleavatar3d.config import suggest
+from styleavatar3d.encoders.estimators import Estimator
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.looks import ATTRIBUTES, SKINS, WORDS, Look, visible_attributes
 
@@ -97,9 +98,9 @@ def changed(words: Mapping[str, str], changes: Mapping[str, str]) -> dict[str, s
     return {**words, "skin": skin, **changes}
 
 
-def read(estimator: Any, views: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch words"]:
-    """Logits of an estimator's words for pictures."""
-    return torch.cat(list(estimator(views).words.values()), 1)
+def read(estimator: Any, views: Float[Tensor, "batch 3 size size"]) -> Float[Tensor, "batch words"]:
+    """Logits of an estimator's words for square pictures of any size."""
+    return torch.cat(list(estimator(Estimator.fitted(views)).words.values()), 1)
 
 
 def caption(words: Mapping[str, str], said: Collection[str]) -> str:

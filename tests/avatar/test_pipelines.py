@@ -215,6 +215,14 @@ def test_candidates_that_show_the_words_are_preferred(seeing):
     assert shares == sorted(shares) and shares[0] < shares[2]
 
 
+def test_of_equally_likely_candidates_the_one_with_the_picture_s_features_is_kept(seeing, monkeypatch):
+    monkeypatch.setattr(seeing.clip, "images", lambda pictures: torch.ones(len(pictures), 16))
+    codes = torch.stack([seeing(seed=seed, truncation=1.0).codes for seed in range(4)])
+    for code in codes:
+        picture = Avatar(code, seeing.generator).render(size=64)
+        torch.testing.assert_close(seeing.choose(Request(image=picture), codes).codes, code)
+
+
 def test_folders_that_are_no_pipeline(folder, tmp_path):
     with pytest.raises(StyleAvatarError, match="holds no avatar pipeline"):
         AvatarPipeline.from_pretrained(tmp_path)

@@ -10,6 +10,7 @@ from styleavatar3d.encoders.estimators import Estimator, angles, direction_of, m
 from styleavatar3d.errors import StyleAvatarError
 from styleavatar3d.figures.landmarks import LANDMARKS
 from styleavatar3d.figures.looks import WORDS
+from styleavatar3d.stylespace.attributes import read
 
 WIDTHS = (8, 8, 8, 8)
 
@@ -41,6 +42,15 @@ def test_places_are_pixels_of_the_picture_given(estimator: Estimator) -> None:
     assert torch.allclose(large.landmarks, 2 * seen.landmarks, atol=1.0)
     assert ((seen.face >= 0) & (seen.face <= 1)).all() and ((seen.visible >= 0) & (seen.visible <= 1)).all()
     assert all(said[name] in words for said in seen.words for name, words in WORDS.items())
+
+
+def test_pictures_of_any_size_are_read_and_told_apart_by_features(estimator: Estimator) -> None:
+    large = torch.nn.functional.interpolate(torch.randn(2, 3, 8, 8), 128, mode="bilinear")
+    small = Estimator.fitted(large)
+    torch.testing.assert_close(read(estimator, large), read(estimator, small))
+    features = estimator.features(large)
+    torch.testing.assert_close(features, estimator.features(small))
+    assert features.ndim == 2 and not torch.allclose(features[0], features[1])
 
 
 def test_saving_keeps_the_estimate(estimator: Estimator, tmp_path: Path) -> None:

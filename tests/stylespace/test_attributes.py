@@ -62,7 +62,7 @@ def test_what_shows_is_read_in_every_view():
             words["smile"] = torch.cat([-99 * bright, 99 * bright], 1)
             return SimpleNamespace(words=words)
 
-    views = [-torch.ones(1, 3, 32, 32) for _ in range(3)]
+    views = [-torch.ones(1, 3, 64, 64) for _ in range(3)]
     views[0][:, :, 16, 16] = 1
     smile = attributes.split(attributes.shown(Eye(), views))["smile"][0]
     torch.testing.assert_close(smile, torch.tensor([2 / 3, 1 / 3]))
