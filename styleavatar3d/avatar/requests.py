@@ -24,9 +24,9 @@ SEED_TRUNCATION = 0.7
 GUIDANCE, TRUNCATION, _MANY_WORDS = (1.5, 2.25, 3.0), (1.0, 0.9, 0.9), 6
 """Of one word, of as many as these, and of what follows a picture, an avatar or words that nobody knows.
 
-Insisting makes avatars of different seeds alike. Of one word they were 0.71 as far apart as random ones with 1.5 and
-1.0, 0.43 with 3 and 0.9, and the word showed as often. Of 54 prompts that say it all 0.66 showed with 3, 0.67 with 2.25
-and, of 24 of them, 0.63 with 5."""
+Insisting makes avatars of different seeds alike. Measured on the prior before this one: of one word they were 0.71 as
+far apart as random ones with 1.5 and 1.0, 0.43 with 3 and 0.9, and the word showed as often. Of 54 prompts that say it
+all 0.66 showed with 3, 0.67 with 2.25 and, of 24 of them, 0.63 with 5."""
 _NUMBERS = {
     "seed": int, "number": int, "candidates": int, "steps": int, "truncation": float, "strength": float,
     "guidance": float,
