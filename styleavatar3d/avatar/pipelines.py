@@ -33,9 +33,11 @@ _VIEWS_AT_ONCE = 16
 _SHORTLIST, _SIDES = 12, (-30.0, 30.0)
 """How many candidates are looked at from the sides, and from which, in degrees."""
 _SAMPLES = 12
-"""Pictures to choose by have half of a generator's samples, but no fewer than these. 27 of 28 choices were the same."""
+"""Pictures to choose by have half of a generator's samples, but no fewer than these: 27 of 28
+choices of the prior before this one were the same."""
 _LONGEST_STEP = 5.0
-"""With strength 1, in differences that a change makes. Two of them leave one avatar in six known among 100."""
+"""With strength 1, in differences that a change makes. Two of them left, of the prior before this one, one avatar in
+six known among 100."""
 Part = TypeVar("Part")
 
 
