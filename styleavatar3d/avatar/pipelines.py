@@ -11,7 +11,7 @@ from torch import Tensor
 from styleavatar3d.assets import assets
 from styleavatar3d.avatar.avatar import Avatar
 from styleavatar3d.avatar.pictures import Picture, read_picture
-from styleavatar3d.avatar.ranking import FEATURES, Goal, Start, likeness, score
+from styleavatar3d.avatar.ranking import Goal, Start, likeness, nearness, score
 from styleavatar3d.avatar.requests import Request, spread
 from styleavatar3d.encoders.encoder import Encoder
 from styleavatar3d.encoders.estimators import Estimator
@@ -243,7 +243,7 @@ class AvatarPipeline:
         near = likeness(goal, prior.statistics.image(_loaded(self.clip).images(fronts)), prior.statistics)
         few, shown, alike = torch.arange(len(codes)), None, near
         if self.estimator and goal.features is not None:
-            alike = near + FEATURES * torch.cosine_similarity(self.estimator.features(fronts), goal.features)
+            alike = nearness(near, self.estimator.features(fronts), goal.features)
         if self.estimator and goal.words:
             few = score(goal, alike, words.shown(self.estimator, [fronts])).topk(min(_SHORTLIST, len(codes))).indices
             sides = [self._seen(codes[few], yaw) for yaw in _SIDES]

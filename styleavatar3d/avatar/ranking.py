@@ -15,7 +15,7 @@ _LIKENESS = 0.5
 
 Of 48 candidates for 120 prompts this kept avatars in which an independent judge found 0.68 of the words, 0.67 without
 the likeness or from the front alone; the judge itself would have kept 0.81, chance 0.60."""
-FEATURES = 2.0
+_FEATURES = 2.0
 """What the cosine of an estimator's features counts beside that of embeddings, where a picture is given.
 
 Of 48 candidates for each of 100 unseen pictures an independent judge knew 64 by their pictures where both counted, and
@@ -59,6 +59,13 @@ def likeness(goal: Goal, seen: Float[Tensor, "batch clip"], statistics: Statisti
     if not wanted:
         return seen.new_zeros(len(seen))
     return torch.stack([torch.cosine_similarity(seen, one.to(seen)) for one in wanted]).mean(0)
+
+
+def nearness(
+    near: Float[Tensor, "batch"], seen: Float[Tensor, "batch features"], wanted: Float[Tensor, "1 features"]
+) -> Float[Tensor, "batch"]:
+    """The likeness, and beside it that of an estimator's features to those of the picture that is asked for."""
+    return near + _FEATURES * torch.cosine_similarity(seen, wanted)
 
 
 def score(

@@ -38,7 +38,7 @@ GOALS = (
     Goal("generator: same verdict on 8 visible views", VERDICTS, 0.85, 0.92, SHARE),
     Goal("generator: depth correlation with a fitted head", ("avatars", "depth", "fitted head"), 0.8, 0.9),
     Goal("prior: prompt to attributes over the best random code", ("prior", "ratio"), 0.8, 0.8),
-    Goal("prior: an unseen render finds its avatar among 100", ("retrieval", "right"), 0.35, 0.60, SHARE),
+    Goal("prior: an unseen render finds its avatar among 100, by CLIP", ("retrieval", "right"), 0.35, 0.60, SHARE),
 )
 
 HEAD = """# Results

@@ -33,6 +33,7 @@ STAGES = {
     "judge": train_judge, "estimators": train_estimators,
 }  # fmt: skip
 OWN_RENDERS = {"judge": render_for_judge, "estimators": render_for_estimators}
+EXPORTED = ("diffusion", "judge", "estimators")
 CARD = """---
 license: apache-2.0
 ---
@@ -57,14 +58,14 @@ def train(config: MiniatureConfig) -> dict[str, Any]:
         if world.main:
             storage.publish(f"{stage}/summary.json", json.dumps(summary[stage], indent=2).encode())
             storage.publish("config.yaml", save_config(config).encode())
-    if world.main and {"diffusion", "judge", "estimators"} & set(config.train.stages):
+    if world.main and set(EXPORTED) & set(config.train.stages):
         summary["weights"] = export(config)
     world.wait()
     return summary
 
 
 def export(config: MiniatureConfig) -> str:
-    """Write the weights of every finished model in fp16, with the summaries, under `out/weights`; returns that place.
+    """Write the weights of this run's stages in fp16, and all summaries, under `out/weights`; returns that place.
 
     The diffusion is a pipeline with CLIP and codec, which come with it; diffusers writes it to local folders only.
     """
@@ -75,7 +76,7 @@ def export(config: MiniatureConfig) -> str:
         for stage in STAGES
         if storage.exists(f"{stage}/summary.json")
     }
-    exported = [name for name in ("diffusion", "judge", "estimators") if name in summaries]
+    exported = [name for name in EXPORTED if name in config.train.stages]
     if "diffusion" in exported:
         export_diffusion(config, storage)
         exported.append("clip")

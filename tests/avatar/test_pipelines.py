@@ -216,6 +216,7 @@ def test_candidates_that_show_the_words_are_preferred(seeing):
 
 
 def test_of_equally_likely_candidates_the_one_with_the_picture_s_features_is_kept(seeing, monkeypatch):
+    """CLIP is made blind here: to it all candidates are equally like the picture."""
     monkeypatch.setattr(seeing.clip, "images", lambda pictures: torch.ones(len(pictures), 16))
     codes = torch.stack([seeing(seed=seed, truncation=1.0).codes for seed in range(4)])
     for code in codes:

@@ -100,6 +100,12 @@ def test_the_drawing_is_well_formed_and_has_a_line_for_each_value() -> None:
     assert start[1] < end[1] and start[0] < end[0]
 
 
+def test_curves_of_a_stage_that_is_trained_anew_leave_the_others(folder: Path) -> None:
+    before = json.loads((folder / "curves.json").read_text())
+    curves.collect({"clip": str(folder / "run")}, folder / "curves.json")
+    assert json.loads((folder / "curves.json").read_text()) == before | {"clip": before["judge"]}
+
+
 def test_a_run_without_a_log_is_named(tmp_path: Path) -> None:
     with pytest.raises(StyleAvatarError, match="no log"):
         curves.collect({"judge": str(tmp_path)}, tmp_path / "curves.json")
