@@ -234,13 +234,14 @@ class AvatarPipeline:
         return self._avatar(codes[best], about)
 
     def _nearest(self, goal: Goal, codes: Float[Tensor, "candidates slots w"]) -> tuple[int, float]:
-        """The candidate that comes nearest to what was asked for, and how near it comes.
+        """The candidate that comes nearest to what was asked for, and how like it is: to the picture, if there is one.
 
         Words are looked for in all front views first, then in the best few from either side too: a picture of a
         generator is not quite a render, and what an estimator says of a single one wavers.
         """
         prior, fronts = _loaded(self.prior), self._seen(codes)
-        near = likeness(goal, prior.statistics.image(_loaded(self.clip).images(fronts)), prior.statistics)
+        seen = prior.statistics.image(_loaded(self.clip).images(fronts))
+        near = likeness(goal, seen, prior.statistics)
         few, shown, alike = torch.arange(len(codes)), None, near
         if self.estimator and goal.features is not None:
             alike = nearness(near, self.estimator.features(fronts), goal.features)
@@ -249,7 +250,8 @@ class AvatarPipeline:
             sides = [self._seen(codes[few], yaw) for yaw in _SIDES]
             shown = words.shown(self.estimator, [fronts[few], *sides])
         best = int(few[score(goal, alike[few], shown).argmax()])
-        return best, float(near[best])
+        told = goal if goal.image is None else goal._replace(text=None)
+        return best, float(likeness(told, seen[best : best + 1], prior.statistics))
 
     def _conditions(self, goal: Goal, count: int) -> Conditions:
         prior = _loaded(self.prior)

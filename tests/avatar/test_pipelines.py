@@ -224,6 +224,13 @@ def test_of_equally_likely_candidates_the_one_with_the_picture_s_features_is_kep
         torch.testing.assert_close(seeing.choose(Request(image=picture), codes).codes, code)
 
 
+def test_likeness_to_a_picture_is_told_apart_from_likeness_to_the_prompt_beside_it(pipeline):
+    """Else a picture that is met would be called far away, because a text never is as near."""
+    picture, code = pipeline(seed=3).render(size=64), pipeline(seed=3).codes[None]
+    alone, both = (pipeline.choose(Request(image=picture, prompt=text), code) for text in (None, PROMPT))
+    assert both.provenance["request"]["likeness"] == alone.provenance["request"]["likeness"]
+
+
 def test_folders_that_are_no_pipeline(folder, tmp_path):
     with pytest.raises(StyleAvatarError, match="holds no avatar pipeline"):
         AvatarPipeline.from_pretrained(tmp_path)
